@@ -1,0 +1,82 @@
+/*
+ * A device: where numbers live and which kernels work on them. It is chosen once, in
+ * qy_device_open; nothing above kernels/ asks which one it is.
+ *
+ * All work is queued on the device's one stream, in call order. On the CPU device it is done when
+ * the call returns; on a GPU only qy_device_wait and qy_device_download wait for it.
+ */
+#ifndef QY_KERNELS_DEVICE_H
+#define QY_KERNELS_DEVICE_H
+
+#include "kernels/ops.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct qy_device {
+    const qy_ops_t *ops;
+    const struct qy_device_vtable *vtable;
+    qy_dtype_t compute;   /* type of activations and of weights in GEMMs: CPU f32, GPU f16 or bf16 */
+    int threads;          /* CPU: threads of the kernels; the results do not depend on it */
+    char kind[16];        /* "cpu" or "cuda" */
+    char model[128];      /* CPU or GPU model, as the system names it */
+    char libraries[128];  /* libraries that the bytes depend on, with their versions */
+    void *impl;           /* the backend's own */
+};
+
+/* What a backend brings beside its kernels. */
+struct qy_device_vtable {
+    void (*close)(qy_device_t *dev);
+    qy_status_t (*alloc)(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err);
+    void (*release)(const qy_device_t *dev, void *p);
+    qy_status_t (*host_alloc)(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err);
+    void (*host_release)(const qy_device_t *dev, void *p);
+    qy_status_t (*upload)(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
+                          qy_error_t *err);
+    qy_status_t (*download)(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
+                            qy_error_t *err);
+    qy_status_t (*copy)(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
+                        qy_error_t *err);
+    qy_status_t (*wait)(const qy_device_t *dev, qy_error_t *err);
+    qy_status_t (*memory)(const qy_device_t *dev, size_t *free_bytes, size_t *total_bytes,
+                          qy_error_t *err);
+};
+
+/*
+ * name     "cpu", "cuda:N", or "auto" (a GPU where one is found, else the CPU)
+ * compute  "auto", "f32", "f16", "bf16"; the CPU device knows f32 only
+ * threads  CPU threads; 0: OMP_NUM_THREADS, else the CPUs this process may use
+ * Errors: ARG for an unknown name, UNSUPPORTED where it was not built, DEVICE where it fails.
+ */
+qy_status_t qy_device_open(qy_device_t **out, const char *name, const char *compute, int threads,
+                           qy_error_t *err);
+void qy_device_close(qy_device_t **dev);
+
+/* Device memory; contents undefined. Aligned to 256 bytes. Not for use inside a step. */
+qy_status_t qy_device_alloc(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err);
+void qy_device_free(const qy_device_t *dev, void **p);
+
+/* Host memory that the device copies from and to at full speed (pinned on a GPU). */
+qy_status_t qy_device_host_alloc(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err);
+void qy_device_host_free(const qy_device_t *dev, void **p);
+
+/* upload is queued, src stays untouched until the next wait; download returns when dst is there. */
+qy_status_t qy_device_upload(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
+                             qy_error_t *err);
+qy_status_t qy_device_download(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
+                               qy_error_t *err);
+qy_status_t qy_device_copy(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
+                           qy_error_t *err);
+qy_status_t qy_device_wait(const qy_device_t *dev, qy_error_t *err);
+qy_status_t qy_device_memory(const qy_device_t *dev, size_t *free_bytes, size_t *total_bytes,
+                             qy_error_t *err);
+
+/* The backends' doors, called by qy_device_open only. */
+qy_status_t qy_cpu_open(qy_device_t *dev, int index, qy_error_t *err);
+qy_status_t qy_cuda_open(qy_device_t *dev, int index, qy_error_t *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
