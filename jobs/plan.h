@@ -1,0 +1,74 @@
+/*
+ * The plan: spec + arch → segments, sample ranges, training numbers, tasks, peak bytes, hash. Pure
+ * arithmetic over what the files say; it needs neither MPI nor a device. What cannot fit, cannot be read
+ * or makes no sense is refused here, before anything is started (design: "fails early").
+ */
+#ifndef QY_JOBS_PLAN_H
+#define QY_JOBS_PLAN_H
+
+#include "jobs/spec.h"
+#include "jobs/task.h"
+#include "model/arch.h"
+
+enum { QY_MAX_SEGMENTS = 1024, QY_CAPTURE_RANGES = 16, QY_EVALUATE_RANGES = 8 };
+
+typedef struct {
+    qy_spec_t spec;
+    qy_arch_t arch;
+    char hash[65];      /* of what changes the result, segments included */
+    char *canonical;    /* the JSON that was hashed; owned */
+    int64_t n_workers;  /* known when the plan was first written */
+
+    int64_t n_segments;
+    int64_t segment_start[QY_MAX_SEGMENTS + 1]; /* ⌊k N / S⌋ */
+
+    int64_t n_samples;    /* training + validation windows of calibration */
+    int64_t n_ranges;     /* capture ranges over n_samples */
+    int64_t e2e_samples, e2e_length;
+    int64_t n_e2e_ranges; /* distill: capture of the teacher's final states; else 0 */
+
+    int64_t group;        /* columns per group; −1 in the spec means each row's own length: 0 here */
+    struct {
+        int64_t steps_per_epoch, steps; /* per block */
+        double weight_lr, quant_lr, norm_lr; /* resolved peak rates */
+    } block_ap;
+    struct {
+        int64_t steps_per_epoch, steps, warmup;
+        double lr; /* resolved peak rate */
+    } e2e;
+
+    /* Peak bytes, one worker; disk: the run directory as a whole. */
+    int64_t device_bytes, host_bytes, stream_bytes, disk_bytes;
+} qy_plan_t;
+
+/*
+ * Makes the plan: opens model and texts (tokenizes nothing, but digests the files), checks everything
+ * that can be known before a run. n_workers ≥ 1.
+ */
+qy_status_t qy_plan_make(qy_plan_t **out, const qy_spec_t *spec, int64_t n_workers, qy_error_t *err);
+void qy_plan_destroy(qy_plan_t **plan);
+
+/* Writes job.yaml and plan.json into the run directory; the plan recorded there must have this hash,
+ * else ARG with the keys that differ. With an existing plan its segments and n_workers are taken over
+ * into *plan before hashes are compared, where the spec says segments: auto. */
+qy_status_t qy_plan_record(qy_plan_t *plan, qy_error_t *err);
+
+/* Reads back what qy_plan_record wrote (a task's child does). FORMAT for a foreign or torn file. */
+qy_status_t qy_plan_load(qy_plan_t **out, const char *run_dir, qy_error_t *err);
+
+/* For people: blocks, segments, tasks, peak bytes. */
+void qy_plan_print(const qy_plan_t *plan, FILE *file);
+
+/* Segment that block belongs to. */
+int64_t qy_plan_segment_of(const qy_plan_t *plan, int64_t block);
+
+/* Range r of n items in R ranges: [⌊r n/R⌋, ⌊(r+1) n/R⌋). */
+void qy_plan_range(int64_t n, int64_t n_ranges, int64_t r, int64_t *first, int64_t *count);
+
+/* Learning rate of step t (0…steps−1) of a block, per peak rate, as design.md 5.1 (unit step) or the
+ * official recursion (absolute). Source: methods/efficientqat.md 2.2. */
+double qy_block_ap_rate(const qy_plan_t *plan, double peak, int64_t t);
+/* Of E2E-QP's update k: linear warmup, cosine to 0. */
+double qy_e2e_rate(const qy_plan_t *plan, int64_t k);
+
+#endif

@@ -1,0 +1,113 @@
+/*
+ * The job: job.yaml as a struct. One table row per key (jobs/spec_keys.def) holds its type, range,
+ * default, unit, help, and whether it changes the result; reading, defaults, --defaults, the plan hash
+ * and the difference of two jobs all walk that table.
+ */
+#ifndef QY_JOBS_SPEC_H
+#define QY_JOBS_SPEC_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/file.h"
+#include "model/text.h"
+
+typedef enum { QY_METHOD_BLOCK_AP, QY_METHOD_RTN, QY_N_METHODS } qy_method_t;
+typedef enum { QY_INIT_LEAST_SQUARES, QY_INIT_MIN_MAX } qy_init_t;
+typedef enum { QY_LR_UNIT_STEP, QY_LR_UNIT_ABSOLUTE } qy_lr_unit_t;
+typedef enum { QY_LOSS_NEXT_TOKEN, QY_LOSS_DISTILL } qy_e2e_loss_t;
+
+enum { QY_MAX_EVALUATE = 16, QY_MAX_EXPORT = 8, QY_FORMAT_NAME_MAX = 32 };
+
+/* A number that may be "auto": then NAN (real) or 0 (whole). */
+typedef struct {
+    char name[QY_NAME_MAX];
+    char text[QY_PATH_MAX];
+    int64_t sequence_length;
+} qy_evaluate_spec_t;
+
+typedef struct {
+    char model[QY_PATH_MAX];   /* absolute after reading */
+    char run_dir[QY_PATH_MAX]; /* absolute */
+    int64_t seed;
+    struct {
+        char text[QY_PATH_MAX];
+        int64_t samples, sequence_length, validation_samples;
+        int sampling; /* qy_sampling_t */
+    } calibration;
+    struct {
+        int method; /* qy_method_t */
+        struct {
+            int64_t bits, group_size; /* group_size −1: the whole row */
+            bool symmetric;
+        } weights;
+        int64_t activation_bits, kv_bits; /* 16 until those quantizers exist */
+        int64_t segments;                 /* 0: auto */
+    } quantize;
+    struct {
+        int init, lr_unit;
+        int64_t epochs, batch_size;
+        double weight_lr, quant_lr, norm_lr; /* NAN: auto */
+        bool shuffle;
+    } block_ap;
+    struct {
+        int init;
+    } rtn;
+    struct {
+        bool present; /* the section is there and epochs > 0: the phase runs */
+        int loss, lr_unit;
+        char text[QY_PATH_MAX]; /* empty: the calibration text */
+        int64_t samples, sequence_length; /* 0: as in calibration */
+        int64_t batch_size, micro_batch_size, epochs;
+        double lr; /* NAN: auto */
+        bool shuffle;
+    } e2e_qp;
+    int n_evaluate;
+    qy_evaluate_spec_t evaluate[QY_MAX_EVALUATE];
+    int n_export;
+    char export_format[QY_MAX_EXPORT][QY_FORMAT_NAME_MAX];
+    struct {
+        char device[16], compute[8];     /* "auto", "cpu", "cuda"; "auto", "f32", … */
+        int64_t gpu_memory, host_cache;  /* bytes; 0: auto */
+        char scratch[QY_PATH_MAX];       /* folder for streams beyond host_cache */
+        int64_t threads;                 /* 0: auto */
+        int64_t worker_timeout;          /* s */
+    } resources;
+    struct {
+        double minutes, recompute_minutes;
+    } checkpoint;
+} qy_spec_t;
+
+/* One "--set key.path=value". */
+typedef struct {
+    const char *text;
+} qy_override_t;
+
+/*
+ * Reads job.yaml, applies the overrides in order, fills defaults, checks types and ranges of every key
+ * on its own. Relative paths start at the job file's folder, those in overrides at the current
+ * directory; $VARIABLES in paths are expanded. Errors (FORMAT): file:line:column, what is wrong, and
+ * the nearest valid key for an unknown one. Nothing is written.
+ */
+qy_status_t qy_spec_read(qy_spec_t *out, const char *path, const char *const *overrides,
+                         int n_overrides, qy_error_t *err);
+
+/* The resolved spec as YAML that qy_spec_read reads back to the same struct. The caller frees. */
+qy_status_t qy_spec_write(const qy_spec_t *spec, char **yaml, qy_error_t *err);
+
+/* Result-changing keys as canonical JSON (sorted keys; texts and model by the digests given, not by
+ * path). digest_of is asked for each path key. The caller frees. */
+typedef qy_status_t (*qy_digest_fn)(void *context, const char *key, const char *path,
+                                    char hex[65], qy_error_t *err);
+qy_status_t qy_spec_canonical(const qy_spec_t *spec, qy_digest_fn digest_of, void *context,
+                              char **json, qy_error_t *err);
+
+/* Differences of two canonical forms, one line per key: "quantize.weights.bits: 2, was 3". */
+qy_status_t qy_spec_difference(const char *old_json, const char *new_json, char *out, size_t size,
+                               qy_error_t *err);
+
+/* The table of keys, for `quarry plan --defaults`. */
+void qy_spec_print_keys(FILE *file);
+
+#endif

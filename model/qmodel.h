@@ -1,0 +1,60 @@
+/*
+ * A quantized block and a quantized model on disk and in host memory: codes, steps, zero points, norms,
+ * provenance. blocks/NNN.h5 holds one block under "/"; model/model.h5 holds all under "NNN/".
+ *
+ * Datasets of a linear layer NAME (as qy_linear_desc_t.name):
+ *   NAME/codes   u32 (O, ⌈I bits/32⌉)  dense bit stream along each row (base/pack.h)
+ *   NAME/scales  f16 (O, G)
+ *   NAME/zeros   u8  (O, G)            in [0, 2^bits − 1]
+ *   NAME/bias    f32 (O)               where the layer has one: the checkpoint's
+ * and of a norm NAME: NAME/weight, NAME/bias f32 (D), holding values that f16 holds exactly where trained.
+ * A finished weight is f16((c − z) f16(s)), rounded once, everywhere.
+ */
+#ifndef QY_MODEL_QMODEL_H
+#define QY_MODEL_QMODEL_H
+
+#include "base/tensor.h"
+#include "model/arch.h"
+#include "model/h5.h"
+
+/* How the weights of a model were quantized. */
+typedef struct {
+    int bits;
+    int64_t group; /* columns per group; 0: each row is one group */
+    bool symmetric;
+} qy_quant_form_t;
+
+typedef struct {
+    qy_quant_form_t form;
+    qy_tensor_t codes[QY_N_LINEARS];  /* u32 (O, W) */
+    qy_tensor_t scales[QY_N_LINEARS]; /* f16 (O, G) */
+    qy_tensor_t zeros[QY_N_LINEARS];  /* u8 (O, G) */
+    qy_tensor_t bias[QY_N_LINEARS];   /* f32 (O) or NULL data */
+    qy_tensor_t norm[QY_N_NORMS], norm_bias[QY_N_NORMS]; /* f32 (D) or NULL data */
+    void *storage;
+} qy_qblock_t;
+
+/* Columns of a group in a layer of `in` columns, and its number of groups. */
+int64_t qy_quant_group_cols(const qy_quant_form_t *form, int64_t in);
+int64_t qy_quant_n_groups(const qy_quant_form_t *form, int64_t in);
+
+/* Host memory for one block of this arch and form, zeroed. */
+qy_status_t qy_qblock_create(qy_qblock_t *out, const qy_arch_t *arch, const qy_quant_form_t *form,
+                             qy_error_t *err);
+void qy_qblock_free(qy_qblock_t *block);
+
+/* Into and out of a file, names prefixed by prefix ("" or "007/"). Reading checks types and shapes. */
+qy_status_t qy_qblock_write(const qy_qblock_t *block, const qy_arch_t *arch, qy_h5_t *file,
+                            const char *prefix, qy_error_t *err);
+qy_status_t qy_qblock_read(qy_qblock_t *out, const qy_arch_t *arch, const qy_quant_form_t *form,
+                           qy_h5_t *file, const char *prefix, qy_error_t *err);
+
+/* Steps of E2E-QP in place of the block's: e2e/…/BBB.h5 holds NAME/scales f32 (O, G). */
+qy_status_t qy_qblock_read_scales(qy_qblock_t *block, const qy_arch_t *arch, qy_h5_t *file,
+                                  qy_error_t *err);
+
+/* Finished weight of one layer, f16 (O, I) into dst: f16((c − z) f16(s)). */
+qy_status_t qy_qblock_dequantize(const qy_qblock_t *block, const qy_arch_t *arch,
+                                 qy_linear_id_t linear, uint16_t *dst, qy_error_t *err);
+
+#endif
