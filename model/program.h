@@ -63,6 +63,13 @@ void qy_program_build(qy_program_t *program, const qy_arch_t *arch);
 /* Columns of a slot, elements per token. */
 int64_t qy_program_cols(const qy_program_t *program, qy_slot_t slot);
 
+/*
+ * The slot whose gradient buffer also holds this slot's gradient: a residual sum passes its gradient on
+ * untouched (everything on the residual stream shares Y's, the caller's), and rows that can work in place
+ * do. A slot that has a buffer of its own is its own home.
+ */
+qy_slot_t qy_program_gradient_home(const qy_program_t *program, qy_slot_t slot);
+
 /* Bytes of the slots that a forward pass keeps for the backward pass (X and Y are the caller's, not
  * counted), and of the gradient slots of a backward pass; n_tokens = batch × length. */
 int64_t qy_program_activation_bytes(const qy_program_t *program, int64_t batch, int64_t length,

@@ -1,0 +1,366 @@
+#include "worker/block.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "kernels/attention.h"
+#include "kernels/fill.h"
+#include "kernels/glu.h"
+#include "kernels/linear.h"
+#include "kernels/norm.h"
+
+static qy_status_t take(qy_arena_t *arena, qy_tensor_t *t, qy_dtype_t dtype, int64_t rows,
+                        int64_t cols, qy_error_t *err)
+{
+    return qy_arena_tensor(arena, t, dtype, 2, (int64_t[]){rows, cols}, err);
+}
+
+static qy_status_t take_1d(qy_arena_t *arena, qy_tensor_t *t, qy_dtype_t dtype, int64_t n,
+                           qy_error_t *err)
+{
+    return qy_arena_tensor(arena, t, dtype, 1, &n, err);
+}
+
+static qy_status_t load_rope(qy_block_t *block, int64_t length, qy_error_t *err)
+{
+    size_t bytes = qy_tensor_bytes(&block->cosine);
+    float *tables = malloc(2 * bytes);
+    if (!tables)
+        return qy_fail(err, QY_ERR_MEMORY, "rope tables: %zu bytes of host memory", 2 * bytes);
+    float *sine = tables + bytes / sizeof *tables;
+    qy_arch_rope_tables(&block->program.arch, length, tables, sine);
+    qy_status_t status = qy_device_upload(block->dev, block->cosine.data, tables, bytes, err);
+    if (status == QY_OK)
+        status = qy_device_upload(block->dev, block->sine.data, sine, bytes, err);
+    if (status == QY_OK)
+        status = qy_device_wait(block->dev, err);
+    free(tables);
+    return status;
+}
+
+qy_status_t qy_block_init(qy_block_t *block, const qy_device_t *dev, const qy_arch_t *arch,
+                          int64_t max_length, qy_arena_t *arena, qy_error_t *err)
+{
+    *block = (qy_block_t){.dev = dev};
+    qy_program_build(&block->program, arch);
+    if (arch->rope_kind == QY_ROPE_NONE)
+        return QY_OK;
+    QY_TRY(take(arena, &block->cosine, QY_F32, max_length, arch->head_dim / 2, err));
+    QY_TRY(take(arena, &block->sine, QY_F32, max_length, arch->head_dim / 2, err));
+    return arena->base ? load_rope(block, max_length, err) : QY_OK;
+}
+
+qy_status_t qy_block_params_take(qy_block_params_t *params, const qy_block_t *block,
+                                 qy_arena_t *arena, qy_error_t *err)
+{
+    const qy_arch_t *a = &block->program.arch;
+    *params = (qy_block_params_t){0};
+    for (int i = 0; i < QY_N_LINEARS; i++) {
+        const qy_linear_desc_t *d = &a->linear[i];
+        if (d->present)
+            QY_TRY(take(arena, &params->w[i], block->dev->compute, d->out, d->in, err));
+        if (d->present && d->bias)
+            QY_TRY(take_1d(arena, &params->bias[i], block->dev->compute, d->out, err));
+    }
+    for (int i = 0; i < QY_N_NORMS; i++) {
+        const qy_norm_desc_t *d = &a->norm[i];
+        if (d->present)
+            QY_TRY(take_1d(arena, &params->norm[i], QY_F32, d->size, err));
+        if (d->present && d->bias)
+            QY_TRY(take_1d(arena, &params->norm_bias[i], QY_F32, d->size, err));
+    }
+    return QY_OK;
+}
+
+/* Host f32 into dst of any float type, by way of a staging tensor of f32. */
+static qy_status_t load_one(const qy_device_t *dev, const qy_tensor_t *dst, const qy_tensor_t *src,
+                            const qy_tensor_t *staging, qy_error_t *err)
+{
+    if (!dst->data)
+        return QY_OK;
+    if (dst->dtype == QY_F32)
+        return qy_device_upload(dev, dst->data, src->data, qy_tensor_bytes(src), err);
+    qy_tensor_t f32 = qy_tensor_view(staging->data, QY_F32, src->n_dims, src->shape), out = *dst;
+    QY_TRY(qy_device_upload(dev, f32.data, src->data, qy_tensor_bytes(src), err));
+    return qy_convert(dev, &out, &f32, err);
+}
+
+qy_status_t qy_block_params_load(const qy_block_params_t *params, const qy_block_t *block,
+                                 const qy_block_weights_t *weights, const qy_tensor_t *staging,
+                                 int linears, qy_error_t *err)
+{
+    const qy_device_t *dev = block->dev;
+    for (int i = 0; i < QY_N_LINEARS; i++) {
+        if (linears)
+            QY_TRY(load_one(dev, &params->w[i], &weights->linear[i], staging, err));
+        QY_TRY(load_one(dev, &params->bias[i], &weights->bias[i], staging, err));
+    }
+    for (int i = 0; i < QY_N_NORMS; i++) {
+        QY_TRY(load_one(dev, &params->norm[i], &weights->norm[i], staging, err));
+        QY_TRY(load_one(dev, &params->norm_bias[i], &weights->norm_bias[i], staging, err));
+    }
+    return qy_device_wait(dev, err); /* the caller may free weights now */
+}
+
+qy_status_t qy_block_acts_take(qy_block_acts_t *acts, const qy_block_t *block, int64_t batch,
+                               int64_t length, qy_arena_t *arena, qy_error_t *err)
+{
+    const qy_program_t *p = &block->program;
+    const qy_arch_t *a = &p->arch;
+    int64_t tokens = batch * length;
+    *acts = (qy_block_acts_t){.batch = batch, .length = length};
+    for (int s = 0; s < QY_N_SLOTS; s++)
+        if (p->used[s] && s != QY_SLOT_X && s != QY_SLOT_Y)
+            QY_TRY(take(arena, &acts->slot[s], block->dev->compute, tokens,
+                        qy_program_cols(p, (qy_slot_t)s), err));
+    for (int i = 0; i < p->n_rows; i++) {
+        const qy_row_t *row = &p->row[i];
+        if (row->kind == QY_ROW_NORM) {
+            QY_TRY(take_1d(arena, &acts->rstd[row->id], QY_F32, tokens, err));
+            if (a->norm_kind == QY_NORM_LAYER)
+                QY_TRY(take_1d(arena, &acts->mean[row->id], QY_F32, tokens, err));
+        } else if (row->kind == QY_ROW_HEAD_NORM) {
+            int64_t heads = row->id == QY_NORM_Q ? a->n_heads : a->n_kv_heads;
+            QY_TRY(take_1d(arena, &acts->rstd[row->id], QY_F32, tokens * heads, err));
+        }
+    }
+    return qy_arena_tensor(arena, &acts->lse, QY_F32, 3,
+                           (int64_t[]){batch, a->n_heads, length}, err);
+}
+
+qy_status_t qy_block_grads_take(qy_block_grads_t *grads, const qy_block_t *block, int64_t batch,
+                                int64_t length, qy_arena_t *arena, qy_error_t *err)
+{
+    const qy_program_t *p = &block->program;
+    for (int s = 0; s < QY_N_SLOTS; s++)
+        if (p->used[s] && s != QY_SLOT_Y && qy_program_gradient_home(p, (qy_slot_t)s) == (qy_slot_t)s)
+            QY_TRY(take(arena, &grads->slot[s], block->dev->compute, batch * length,
+                        qy_program_cols(p, (qy_slot_t)s), err));
+    return QY_OK;
+}
+
+/* One pass over the rows: the tensors it works on, found by slot. */
+typedef struct {
+    const qy_block_t *block;
+    const qy_block_params_t *params;
+    const qy_block_acts_t *acts;
+    qy_block_grads_t *grads;
+    qy_tensor_t dy; /* gradient of the residual stream */
+    bool written[QY_N_SLOTS];
+    int want_dx;
+} pass_t;
+
+/* A slot seen as (batch, length, heads, head_dim). */
+static qy_tensor_t as_heads(const pass_t *pass, const qy_tensor_t *t, qy_slot_t slot)
+{
+    const qy_program_t *p = &pass->block->program;
+    int64_t d = p->arch.head_dim;
+    return qy_tensor_reshape(
+        t, 4,
+        (int64_t[]){pass->acts->batch, pass->acts->length, qy_program_cols(p, slot) / d, d});
+}
+
+static qy_tensor_t as_head_rows(const pass_t *pass, const qy_tensor_t *t)
+{
+    int64_t d = pass->block->program.arch.head_dim;
+    return qy_tensor_reshape(t, 2, (int64_t[]){qy_tensor_count(t) / d, d});
+}
+
+static qy_status_t norm_fwd(const pass_t *pass, const qy_row_t *row, qy_tensor_t *y,
+                            const qy_tensor_t *x, qy_error_t *err)
+{
+    const qy_block_t *b = pass->block;
+    const qy_arch_t *a = &b->program.arch;
+    qy_tensor_t rstd = pass->acts->rstd[row->id], mean = pass->acts->mean[row->id];
+    const qy_tensor_t *w = &pass->params->norm[row->id];
+    if (a->norm_kind == QY_NORM_RMS)
+        return qy_rmsnorm_fwd(b->dev, y, &rstd, x, w, a->norm_eps, err);
+    return qy_layernorm_fwd(b->dev, y, &mean, &rstd, x, w, &pass->params->norm_bias[row->id],
+                            a->norm_eps, err);
+}
+
+static float attention_scale(const qy_arch_t *a)
+{
+    return 1.0f / sqrtf((float)a->head_dim);
+}
+
+static qy_status_t row_forward(const pass_t *pass, const qy_row_t *row, qy_error_t *err)
+{
+    const qy_device_t *dev = pass->block->dev;
+    const qy_arch_t *a = &pass->block->program.arch;
+    const qy_tensor_t *slot = pass->acts->slot;
+    qy_tensor_t out = slot[row->out];
+    const qy_tensor_t *in = &slot[row->in];
+    switch (row->kind) {
+    case QY_ROW_NORM:
+        return norm_fwd(pass, row, &out, in, err);
+    case QY_ROW_HEAD_NORM: {
+        qy_tensor_t y = as_head_rows(pass, &out), x = as_head_rows(pass, in);
+        return norm_fwd(pass, row, &y, &x, err);
+    }
+    case QY_ROW_LINEAR: {
+        const qy_tensor_t *bias = &pass->params->bias[row->id];
+        return qy_linear_fwd(dev, &out, in, &pass->params->w[row->id], bias->data ? bias : NULL,
+                             err);
+    }
+    case QY_ROW_ROPE: {
+        qy_tensor_t y = as_heads(pass, &out, row->out), x = as_heads(pass, in, row->in);
+        return qy_rope(dev, &y, &x, &pass->block->cosine, &pass->block->sine, 0, err);
+    }
+    case QY_ROW_ATTENTION: {
+        qy_tensor_t o = as_heads(pass, &out, row->out), q = as_heads(pass, in, row->in);
+        qy_tensor_t k = as_heads(pass, &slot[row->in2], row->in2);
+        qy_tensor_t v = as_heads(pass, &slot[row->in3], row->in3), lse = pass->acts->lse;
+        return qy_attention_fwd(dev, &o, &lse, &q, &k, &v, attention_scale(a), a->window, err);
+    }
+    case QY_ROW_SILU_MUL:
+        return qy_silu_mul_fwd(dev, &out, in, &slot[row->in2], err);
+    case QY_ROW_RELU:
+        return qy_relu_fwd(dev, &out, in, err);
+    case QY_ROW_ADD:
+        return qy_add(dev, &out, in, &slot[row->in2], err);
+    }
+    return qy_fail(err, QY_ERR_ARG, "block program: unknown row %d", (int)row->kind);
+}
+
+qy_status_t qy_block_forward(const qy_block_t *block, const qy_block_params_t *params,
+                             qy_block_acts_t *acts, const qy_tensor_t *x, const qy_tensor_t *y,
+                             qy_error_t *err)
+{
+    acts->slot[QY_SLOT_X] = *x;
+    acts->slot[QY_SLOT_Y] = *y;
+    pass_t pass = {.block = block, .params = params, .acts = acts};
+    for (int i = 0; i < block->program.n_rows; i++)
+        QY_TRY(row_forward(&pass, &block->program.row[i], err));
+    return QY_OK;
+}
+
+/* The gradient buffer of a slot: its home's. */
+static qy_tensor_t grad_of(const pass_t *pass, qy_slot_t slot)
+{
+    const qy_program_t *p = &pass->block->program;
+    qy_slot_t home = qy_program_gradient_home(p, slot);
+    qy_tensor_t buffer = home == QY_SLOT_Y ? pass->dy : pass->grads->slot[home];
+    return qy_tensor_2d(buffer.data, buffer.dtype, pass->acts->batch * pass->acts->length,
+                        qy_program_cols(p, slot));
+}
+
+/* 0 the first time a slot's gradient is written, 1 when it is added to. */
+static int accumulate(pass_t *pass, qy_slot_t slot)
+{
+    int again = pass->written[slot];
+    pass->written[slot] = true;
+    return again;
+}
+
+/* Whether anything wants the gradient of this slot: only N1 and X can be unwanted. */
+static int wanted(const pass_t *pass, qy_slot_t slot)
+{
+    if (pass->want_dx || (slot != QY_SLOT_N1 && slot != QY_SLOT_X))
+        return 1;
+    return slot == QY_SLOT_N1 && pass->grads->dnorm[QY_NORM_ATTENTION].data != NULL;
+}
+
+static qy_status_t norm_bwd(pass_t *pass, const qy_row_t *row, const qy_tensor_t *dy,
+                            const qy_tensor_t *x, qy_tensor_t *dx, qy_error_t *err)
+{
+    const qy_block_t *b = pass->block;
+    int id = row->id, again = dx ? accumulate(pass, row->in) : 0;
+    qy_tensor_t *dw = pass->grads->dnorm[id].data ? &pass->grads->dnorm[id] : NULL;
+    qy_tensor_t *db = dw && pass->grads->dnorm_bias[id].data ? &pass->grads->dnorm_bias[id] : NULL;
+    if (!dx && !dw)
+        return QY_OK;
+    const qy_tensor_t *rstd = &pass->acts->rstd[id], *w = &pass->params->norm[id];
+    if (b->program.arch.norm_kind == QY_NORM_RMS)
+        return qy_rmsnorm_bwd(b->dev, dx, dw, dy, x, rstd, w, again, err);
+    return qy_layernorm_bwd(b->dev, dx, dw, db, dy, x, &pass->acts->mean[id], rstd, w, again, err);
+}
+
+static qy_status_t linear_bwd(pass_t *pass, const qy_row_t *row, const qy_tensor_t *dy,
+                              qy_error_t *err)
+{
+    const qy_device_t *dev = pass->block->dev;
+    qy_block_grads_t *g = pass->grads;
+    qy_linear_id_t id = (qy_linear_id_t)row->id;
+    if (g->dw[id].data) {
+        QY_TRY(qy_linear_bwd_w(dev, &g->dw[id], dy, &pass->acts->slot[row->in], err));
+        if (g->after_dw)
+            QY_TRY(g->after_dw(g->context, id, &g->dw[id], err));
+    }
+    if (!wanted(pass, row->in))
+        return QY_OK;
+    qy_tensor_t dx = grad_of(pass, row->in);
+    return qy_linear_bwd_x(dev, &dx, dy, &pass->params->w[id], accumulate(pass, row->in), err);
+}
+
+static qy_status_t attention_bwd(pass_t *pass, const qy_row_t *row, const qy_tensor_t *dy,
+                                 qy_error_t *err)
+{
+    const qy_arch_t *a = &pass->block->program.arch;
+    const qy_tensor_t *slot = pass->acts->slot;
+    qy_tensor_t gq = grad_of(pass, row->in), gk = grad_of(pass, row->in2);
+    qy_tensor_t gv = grad_of(pass, row->in3);
+    qy_tensor_t dq = as_heads(pass, &gq, row->in), dk = as_heads(pass, &gk, row->in2);
+    qy_tensor_t dv = as_heads(pass, &gv, row->in3), d_o = as_heads(pass, dy, row->out);
+    qy_tensor_t o = as_heads(pass, &slot[row->out], row->out);
+    qy_tensor_t q = as_heads(pass, &slot[row->in], row->in);
+    qy_tensor_t k = as_heads(pass, &slot[row->in2], row->in2);
+    qy_tensor_t v = as_heads(pass, &slot[row->in3], row->in3);
+    return qy_attention_bwd(pass->block->dev, &dq, &dk, &dv, &d_o, &o, &pass->acts->lse, &q, &k, &v,
+                            attention_scale(a), a->window, err);
+}
+
+static qy_status_t row_backward(pass_t *pass, const qy_row_t *row, qy_error_t *err)
+{
+    const qy_device_t *dev = pass->block->dev;
+    const qy_tensor_t *slot = pass->acts->slot;
+    qy_tensor_t dy = grad_of(pass, row->out);
+    switch (row->kind) {
+    case QY_ROW_NORM: {
+        qy_tensor_t dx = grad_of(pass, row->in);
+        return norm_bwd(pass, row, &dy, &slot[row->in], wanted(pass, row->in) ? &dx : NULL, err);
+    }
+    case QY_ROW_HEAD_NORM: {
+        qy_tensor_t gx = grad_of(pass, row->in), dx = as_head_rows(pass, &gx);
+        qy_tensor_t x = as_head_rows(pass, &slot[row->in]), dyh = as_head_rows(pass, &dy);
+        return norm_bwd(pass, row, &dyh, &x, &dx, err);
+    }
+    case QY_ROW_LINEAR:
+        return linear_bwd(pass, row, &dy, err);
+    case QY_ROW_ROPE: {
+        qy_tensor_t dx = as_heads(pass, &dy, row->out); /* in place: the slots share a home */
+        return qy_rope(dev, &dx, &dx, &pass->block->cosine, &pass->block->sine, 1, err);
+    }
+    case QY_ROW_ATTENTION:
+        return attention_bwd(pass, row, &dy, err);
+    case QY_ROW_SILU_MUL: {
+        qy_tensor_t dgate = grad_of(pass, row->in), dup = grad_of(pass, row->in2);
+        return qy_silu_mul_bwd(dev, &dgate, &dup, &dy, &slot[row->in], &slot[row->in2], err);
+    }
+    case QY_ROW_RELU: {
+        qy_tensor_t dx = dy; /* in place */
+        return qy_relu_bwd(dev, &dx, &dy, &slot[row->out], err);
+    }
+    case QY_ROW_ADD:
+        /* d(in) = d(in2) = d(out), all in one buffer: the branch reads it before the residual
+         * stream is added to, because the branch's rows come later in the program. */
+        pass->written[row->in] = true;
+        return QY_OK;
+    }
+    return qy_fail(err, QY_ERR_ARG, "block program: unknown row %d", (int)row->kind);
+}
+
+qy_status_t qy_block_backward(const qy_block_t *block, const qy_block_params_t *params,
+                              const qy_block_acts_t *acts, qy_block_grads_t *grads,
+                              const qy_tensor_t *dy, int want_dx, qy_error_t *err)
+{
+    pass_t pass = {.block = block, .params = params, .acts = acts, .grads = grads, .dy = *dy,
+                   .want_dx = want_dx};
+    for (int i = block->program.n_rows - 1; i >= 0; i--) {
+        const qy_row_t *row = &block->program.row[i];
+        if (row->kind == QY_ROW_NORM && row->out == QY_SLOT_N1 && !wanted(&pass, QY_SLOT_N1))
+            continue;
+        QY_TRY(row_backward(&pass, row, err));
+    }
+    return QY_OK;
+}

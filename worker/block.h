@@ -1,0 +1,78 @@
+/*
+ * Executes a block program on a device: forward down the rows, backward up. It knows nothing of
+ * quantization: each linear row multiplies by whatever weight tensor it is given, and a hook hears when
+ * a weight's gradient is there. Whoever trains or freezes a weight owns that tensor.
+ */
+#ifndef QY_WORKER_BLOCK_H
+#define QY_WORKER_BLOCK_H
+
+#include "base/arena.h"
+#include "kernels/device.h"
+#include "model/program.h"
+#include "model/weights.h"
+
+/* Weights as the rows use them, in device memory. Unused ones have .data NULL. */
+typedef struct {
+    qy_tensor_t w[QY_N_LINEARS];    /* compute (O, I) */
+    qy_tensor_t bias[QY_N_LINEARS]; /* compute (O) */
+    qy_tensor_t norm[QY_N_NORMS];   /* f32 (D) */
+    qy_tensor_t norm_bias[QY_N_NORMS];
+} qy_block_params_t;
+
+/* What a forward pass leaves for the backward pass, for a batch of one shape. */
+typedef struct {
+    int64_t batch, length;
+    qy_tensor_t slot[QY_N_SLOTS]; /* X and Y are set by the forward call */
+    qy_tensor_t mean[QY_N_NORMS], rstd[QY_N_NORMS], lse;
+} qy_block_acts_t;
+
+/* Where gradients go; all in device memory. */
+typedef struct {
+    qy_tensor_t slot[QY_N_SLOTS]; /* work space: gradients of the slots */
+    qy_tensor_t dw[QY_N_LINEARS]; /* f32 (O, I); may share memory where after_dw consumes each at once */
+    qy_tensor_t dnorm[QY_N_NORMS]; /* f32 (D); .data NULL: norms are frozen */
+    qy_tensor_t dnorm_bias[QY_N_NORMS];
+    /* Called when dw[linear] is there; may be NULL. */
+    qy_status_t (*after_dw)(void *context, qy_linear_id_t linear, const qy_tensor_t *dw,
+                            qy_error_t *err);
+    void *context;
+} qy_block_grads_t;
+
+typedef struct {
+    const qy_device_t *dev;
+    qy_program_t program;
+    qy_tensor_t cosine, sine; /* f32 (max length, head_dim/2), device memory */
+} qy_block_t;
+
+/* Takes rope tables for sequences up to max_length from the arena (which may only be measuring). */
+qy_status_t qy_block_init(qy_block_t *block, const qy_device_t *dev, const qy_arch_t *arch,
+                          int64_t max_length, qy_arena_t *arena, qy_error_t *err);
+
+/* Tensors for one set of weights; contents undefined. */
+qy_status_t qy_block_params_take(qy_block_params_t *params, const qy_block_t *block,
+                                 qy_arena_t *arena, qy_error_t *err);
+/* Fills params from a checkpoint's weights, by way of staging (f32, device, as large as the largest
+ * linear layer). With linears 0 only biases and norms are filled. */
+qy_status_t qy_block_params_load(const qy_block_params_t *params, const qy_block_t *block,
+                                 const qy_block_weights_t *weights, const qy_tensor_t *staging,
+                                 int linears, qy_error_t *err);
+
+qy_status_t qy_block_acts_take(qy_block_acts_t *acts, const qy_block_t *block, int64_t batch,
+                               int64_t length, qy_arena_t *arena, qy_error_t *err);
+qy_status_t qy_block_grads_take(qy_block_grads_t *grads, const qy_block_t *block, int64_t batch,
+                                int64_t length, qy_arena_t *arena, qy_error_t *err);
+
+/* y = block(x); x and y compute (batch × length, hidden), kept by reference in acts. */
+qy_status_t qy_block_forward(const qy_block_t *block, const qy_block_params_t *params,
+                             qy_block_acts_t *acts, const qy_tensor_t *x, const qy_tensor_t *y,
+                             qy_error_t *err);
+
+/*
+ * Gradients from dy (compute (batch × length, hidden)), which is overwritten: with want_dx by the gradient
+ * of x. Without it no row computes what only that would need.
+ */
+qy_status_t qy_block_backward(const qy_block_t *block, const qy_block_params_t *params,
+                              const qy_block_acts_t *acts, qy_block_grads_t *grads,
+                              const qy_tensor_t *dy, int want_dx, qy_error_t *err);
+
+#endif
