@@ -128,6 +128,21 @@ qy_status_t qy_block_acts_take(qy_block_acts_t *acts, const qy_block_t *block, i
                            (int64_t[]){batch, a->n_heads, length}, err);
 }
 
+qy_block_acts_t qy_block_acts_narrow(const qy_block_acts_t *acts, int64_t batch)
+{
+    qy_block_acts_t out = *acts;
+    out.batch = batch;
+    for (int s = 0; s < QY_N_SLOTS; s++)
+        if (acts->slot[s].data)
+            out.slot[s].shape[0] = acts->slot[s].shape[0] / acts->batch * batch;
+    for (int i = 0; i < QY_N_NORMS; i++) {
+        out.mean[i].shape[0] = acts->mean[i].shape[0] / acts->batch * batch;
+        out.rstd[i].shape[0] = acts->rstd[i].shape[0] / acts->batch * batch;
+    }
+    out.lse.shape[0] = batch;
+    return out;
+}
+
 qy_status_t qy_block_grads_take(qy_block_grads_t *grads, const qy_block_t *block, int64_t batch,
                                 int64_t length, qy_arena_t *arena, qy_error_t *err)
 {

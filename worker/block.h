@@ -59,6 +59,8 @@ qy_status_t qy_block_params_load(const qy_block_params_t *params, const qy_block
 
 qy_status_t qy_block_acts_take(qy_block_acts_t *acts, const qy_block_t *block, int64_t batch,
                                int64_t length, qy_arena_t *arena, qy_error_t *err);
+/* acts for fewer sequences than it was taken for (a last, partial batch). */
+qy_block_acts_t qy_block_acts_narrow(const qy_block_acts_t *acts, int64_t batch);
 qy_status_t qy_block_grads_take(qy_block_grads_t *grads, const qy_block_t *block, int64_t batch,
                                 int64_t length, qy_arena_t *arena, qy_error_t *err);
 

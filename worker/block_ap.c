@@ -1,0 +1,310 @@
+#include "worker/block_ap.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/half.h"
+#include "kernels/fill.h"
+#include "kernels/loss.h"
+#include "kernels/quant.h"
+
+/* Steps between looks at the losses: each look waits for the device. */
+enum { LOSS_CHECK = 16 };
+
+qy_quant_form_t qy_plan_form(const qy_plan_t *plan)
+{
+    return (qy_quant_form_t){.bits = (int)plan->spec.quantize.weights.bits, .group = plan->group,
+                             .symmetric = plan->spec.quantize.weights.symmetric};
+}
+
+static qy_status_t take(qy_arena_t *arena, qy_tensor_t *t, int64_t rows, int64_t cols,
+                        qy_error_t *err)
+{
+    return qy_arena_tensor(arena, t, QY_F32, 2, (int64_t[]){rows, cols}, err);
+}
+
+static int unit_is_step(const qy_plan_t *plan)
+{
+    return plan->spec.block_ap.lr_unit == QY_LR_UNIT_STEP;
+}
+
+static qy_status_t take_vars(qy_block_ap_t *t, int id, qy_arena_t *arena, qy_error_t *err)
+{
+    qy_quant_form_t form = qy_plan_form(t->plan);
+    const qy_linear_desc_t *d = &t->f->model->arch.linear[id];
+    qy_quant_vars_t *v = &t->vars[id];
+    int64_t groups = qy_quant_n_groups(&form, d->in);
+    QY_TRY(take(arena, &v->w, d->out, d->in, err));
+    QY_TRY(take(arena, &v->s, d->out, groups, err));
+    QY_TRY(take(arena, &v->z, d->out, groups, err));
+    if (!t->training)
+        return QY_OK;
+    QY_TRY(take(arena, &v->w_m, d->out, d->in, err));
+    QY_TRY(take(arena, &v->w_v, d->out, d->in, err));
+    QY_TRY(take(arena, &v->s_m, d->out, groups, err));
+    QY_TRY(take(arena, &v->s_v, d->out, groups, err));
+    QY_TRY(take(arena, &v->z_m, d->out, groups, err));
+    QY_TRY(take(arena, &v->z_v, d->out, groups, err));
+    if (unit_is_step(t->plan))
+        QY_TRY(take(arena, &t->unit[id], d->out, groups, err));
+    return take(arena, &t->grads.dw[id], d->out, d->in, err);
+}
+
+static qy_status_t take_norm(qy_block_ap_t *t, int id, qy_arena_t *arena, qy_error_t *err)
+{
+    int64_t n = t->f->model->arch.norm[id].size;
+    QY_TRY(qy_arena_tensor(arena, &t->grads.dnorm[id], QY_F32, 1, &n, err));
+    QY_TRY(qy_arena_tensor(arena, &t->norm_m[id], QY_F32, 1, &n, err));
+    return qy_arena_tensor(arena, &t->norm_v[id], QY_F32, 1, &n, err);
+}
+
+static int norms_trained(const qy_plan_t *plan)
+{
+    return plan->block_ap.norm_lr > 0;
+}
+
+qy_status_t qy_block_ap_take(qy_block_ap_t *t, const qy_plan_t *plan, qy_forward_t *f, int training,
+                             qy_arena_t *arena, qy_error_t *err)
+{
+    *t = (qy_block_ap_t){.plan = plan, .f = f, .training = training,
+                         .scaled = f->dev->compute == QY_F16};
+    const qy_arch_t *a = &f->model->arch;
+    for (int i = 0; i < QY_N_LINEARS; i++)
+        if (a->linear[i].present)
+            QY_TRY(take_vars(t, i, arena, err));
+    if (!training)
+        return QY_OK;
+    for (int i = 0; i < QY_N_NORMS && norms_trained(plan); i++)
+        if (a->norm[i].present)
+            QY_TRY(take_norm(t, i, arena, err));
+    QY_TRY(qy_block_grads_take(&t->grads, &f->block, f->batch, f->length, arena, err));
+    int64_t shape[] = {f->batch * f->length, a->hidden};
+    QY_TRY(qy_arena_tensor(arena, &t->goal, f->dev->compute, 2, shape, err));
+    QY_TRY(qy_arena_tensor(arena, &t->dy, f->dev->compute, 2, shape, err));
+    QY_TRY(qy_arena_tensor(arena, &t->hyper, QY_F32, 1, (int64_t[]){QY_N_HYPER}, err));
+    QY_TRY(qy_arena_tensor(arena, &t->state, QY_F64, 1, (int64_t[]){QY_N_STATE}, err));
+    QY_TRY(qy_arena_tensor(arena, &t->flag, QY_F32, 1, (int64_t[]){1}, err));
+    return qy_arena_tensor(arena, &t->losses, QY_F32, 1, &plan->block_ap.steps, err);
+}
+
+static qy_status_t zero(const qy_device_t *dev, qy_tensor_t *t, qy_error_t *err)
+{
+    return t->data ? qy_fill(dev, t, 0.0f, err) : QY_OK;
+}
+
+static qy_status_t start_linear(qy_block_ap_t *t, int id, const qy_tensor_t *weight,
+                                qy_error_t *err)
+{
+    const qy_plan_t *plan = t->plan;
+    const qy_device_t *dev = t->f->dev;
+    qy_quant_vars_t *v = &t->vars[id];
+    qy_quant_form_t form = qy_plan_form(plan);
+    int init = plan->spec.quantize.method == QY_METHOD_RTN ? plan->spec.rtn.init
+                                                           : plan->spec.block_ap.init;
+    QY_TRY(qy_device_upload(dev, v->w.data, weight->data, qy_tensor_bytes(weight), err));
+    QY_TRY(qy_quant_start(dev, &v->s, &v->z, &v->w, form.bits, form.symmetric,
+                          init == QY_INIT_LEAST_SQUARES, err));
+    QY_TRY(qy_fake_quant_fwd(dev, &t->f->params.w[id], &v->w, &v->s, &v->z, form.bits, err));
+    if (!t->training)
+        return QY_OK;
+    if (t->unit[id].data)
+        QY_TRY(qy_device_copy(dev, t->unit[id].data, v->s.data, qy_tensor_bytes(&v->s), err));
+    qy_tensor_t *moments[] = {&v->w_m, &v->w_v, &v->s_m, &v->s_v, &v->z_m, &v->z_v};
+    for (int i = 0; i < 6; i++)
+        QY_TRY(zero(dev, moments[i], err));
+    return QY_OK;
+}
+
+qy_status_t qy_block_ap_start(qy_block_ap_t *t, const qy_block_weights_t *weights, qy_error_t *err)
+{
+    const qy_device_t *dev = t->f->dev;
+    for (int i = 0; i < QY_N_LINEARS; i++)
+        if (t->vars[i].w.data)
+            QY_TRY(start_linear(t, i, &weights->linear[i], err));
+    QY_TRY(qy_block_params_load(&t->f->params, &t->f->block, weights, &t->f->staging, 0, err));
+    if (!t->training)
+        return QY_OK;
+    for (int i = 0; i < QY_N_NORMS; i++) {
+        QY_TRY(zero(dev, &t->norm_m[i], err));
+        QY_TRY(zero(dev, &t->norm_v[i], err));
+    }
+    double state[QY_N_STATE] = {[QY_STATE_SCALE] = t->scaled ? QY_LOSS_SCALE_START : 1,
+                                [QY_STATE_DYNAMIC] = t->scaled};
+    float hyper[QY_N_HYPER] = {[QY_HYPER_SCALE] = (float)state[QY_STATE_SCALE]};
+    QY_TRY(qy_device_upload(dev, t->state.data, state, sizeof state, err));
+    QY_TRY(qy_device_upload(dev, t->hyper.data, hyper, sizeof hyper, err));
+    return qy_device_wait(dev, err);
+}
+
+/* The step's learning rates into hyper; rates is the host's copy and must live until the next wait. */
+static qy_status_t set_rates(qy_block_ap_t *t, int64_t step, float rates[3], qy_error_t *err)
+{
+    const qy_plan_t *plan = t->plan;
+    rates[QY_HYPER_LR_WEIGHT] = (float)qy_block_ap_rate(plan, plan->block_ap.weight_lr, step);
+    rates[QY_HYPER_LR_QUANT] = (float)qy_block_ap_rate(plan, plan->block_ap.quant_lr, step);
+    rates[QY_HYPER_LR_NORM] = (float)qy_block_ap_rate(plan, plan->block_ap.norm_lr, step);
+    return qy_device_upload(t->f->dev, t->hyper.data, rates, 3 * sizeof *rates, err);
+}
+
+static qy_status_t update(qy_block_ap_t *t, qy_error_t *err)
+{
+    const qy_device_t *dev = t->f->dev;
+    int bits = (int)t->plan->spec.quantize.weights.bits;
+    int train_zero = !t->plan->spec.quantize.weights.symmetric;
+    if (t->scaled) /* all gradients are looked at before the first parameter moves */
+        for (int i = 0, seen = 0; i < QY_N_LINEARS; i++)
+            if (t->grads.dw[i].data)
+                QY_TRY(qy_nonfinite(dev, &t->flag, &t->grads.dw[i], seen++ > 0, err));
+    QY_TRY(qy_step_begin(dev, &t->hyper, &t->state, t->scaled ? &t->flag : NULL, err));
+    for (int i = 0; i < QY_N_LINEARS; i++)
+        if (t->vars[i].w.data)
+            QY_TRY(qy_quant_update(dev, &t->f->params.w[i], &t->vars[i], &t->grads.dw[i],
+                                   t->unit[i].data ? &t->unit[i] : NULL, &t->hyper, bits,
+                                   train_zero, err));
+    for (int i = 0; i < QY_N_NORMS; i++)
+        if (t->grads.dnorm[i].data)
+            QY_TRY(qy_adamw(dev, &t->f->params.norm[i], &t->norm_m[i], &t->norm_v[i],
+                            &t->grads.dnorm[i], NULL, &t->hyper, QY_HYPER_LR_NORM, -INFINITY, err));
+    return QY_OK;
+}
+
+static qy_status_t one_step(qy_block_ap_t *t, int64_t step, const int64_t *samples,
+                            qy_stream_t *source, qy_stream_t *goal, float rates[3], qy_error_t *err)
+{
+    qy_forward_t *f = t->f;
+    qy_tensor_t loss = qy_tensor_1d((float *)t->losses.data + step, QY_F32, 1);
+    QY_TRY(set_rates(t, step, rates, err));
+    QY_TRY(qy_stream_load(source, samples, f->batch, f->x.data, err));
+    QY_TRY(qy_stream_load(goal, samples, f->batch, t->goal.data, err));
+    QY_TRY(qy_block_forward(&f->block, &f->params, &f->acts, &f->x, &f->y, err));
+    QY_TRY(qy_mse(f->dev, &loss, &t->dy, &f->y, &t->goal, &t->hyper, err));
+    QY_TRY(qy_block_backward(&f->block, &f->params, &f->acts, &t->grads, &t->dy, 0, err));
+    return update(t, err);
+}
+
+/* Losses of steps [*seen, done) from the device; NUMERIC at the first that is not finite. */
+static qy_status_t look_at_losses(qy_block_ap_t *t, int64_t block, float *losses, int64_t *seen,
+                                  int64_t done, qy_error_t *err)
+{
+    QY_TRY(qy_device_download(t->f->dev, losses + *seen, (float *)t->losses.data + *seen,
+                              (size_t)(done - *seen) * sizeof *losses, err));
+    for (int64_t i = *seen; i < done; i++)
+        if (!isfinite(losses[i]))
+            return qy_fail(err, QY_ERR_NUMERIC,
+                           "block %lld, step %lld of %lld: the loss is %g; last good loss %g",
+                           (long long)block, (long long)i + 1,
+                           (long long)t->plan->block_ap.steps, (double)losses[i],
+                           i > 0 ? (double)losses[i - 1] : (double)NAN);
+    *seen = done;
+    return QY_OK;
+}
+
+static double mean(const float *x, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += (double)x[i];
+    return n > 0 ? sum / (double)n : (double)NAN;
+}
+
+typedef struct {
+    int64_t *order;
+    float *losses;
+    float rates[LOSS_CHECK][3]; /* one per queued step: uploads may still be on their way */
+} train_host_t;
+
+static qy_status_t train_steps(qy_block_ap_t *t, int64_t block, qy_stream_t *source,
+                               qy_stream_t *goal, const qy_hooks_t *hooks, train_host_t *host,
+                               qy_error_t *err)
+{
+    const qy_plan_t *plan = t->plan;
+    int64_t n = plan->spec.calibration.samples, per_epoch = plan->block_ap.steps_per_epoch;
+    int64_t seen = 0, steps = plan->block_ap.steps, batch = t->f->batch;
+    double last = 0, began = qy_now_s();
+    for (int64_t step = 0; step < steps; step++) {
+        int64_t epoch = step / per_epoch, at = step % per_epoch * batch;
+        if (at == 0)
+            for (int64_t i = 0; i < n; i++)
+                host->order[i] = i;
+        if (at == 0 && plan->spec.block_ap.shuffle)
+            qy_random_permutation(host->order, n, (uint32_t)plan->spec.seed, QY_PHASE_SHUFFLE_BLOCK,
+                                  ((uint64_t)block << 32) + (uint64_t)epoch);
+        QY_TRY(one_step(t, step, host->order + at, source, goal, host->rates[step % LOSS_CHECK],
+                        err));
+        if ((step + 1) % LOSS_CHECK && step + 1 < steps)
+            continue;
+        QY_TRY(look_at_losses(t, block, host->losses, &seen, step + 1, err));
+        QY_TRY(qy_hooks_check(hooks, err));
+        double tokens = (double)((step + 1) * batch * t->f->length);
+        qy_hooks_progress(hooks, &last,
+                          &(qy_progress_t){.kind = QY_TASK_SEGMENT, .block = block, .step = step + 1,
+                                           .n_steps = steps, .loss = (double)host->losses[step],
+                                           .tokens_per_s = tokens / (qy_now_s() - began)});
+    }
+    return QY_OK;
+}
+
+qy_status_t qy_block_ap_train(qy_block_ap_t *t, int64_t block, qy_stream_t *source,
+                              qy_stream_t *goal, const qy_hooks_t *hooks,
+                              qy_block_ap_losses_t *losses, qy_error_t *err)
+{
+    int64_t steps = t->plan->block_ap.steps, eighth = steps / 8 > 0 ? steps / 8 : steps;
+    train_host_t host = {
+        .order = malloc((size_t)t->plan->spec.calibration.samples * sizeof(int64_t)),
+        .losses = calloc((size_t)steps + 1, sizeof(float))};
+    qy_status_t status;
+    if (host.order && host.losses)
+        status = train_steps(t, block, source, goal, hooks, &host, err);
+    else
+        status = qy_fail(err, QY_ERR_MEMORY, "block %lld: out of host memory", (long long)block);
+    if (status == QY_OK)
+        *losses = (qy_block_ap_losses_t){.first = mean(host.losses, eighth),
+                                         .last = mean(host.losses + steps - eighth, eighth)};
+    free(host.order);
+    free(host.losses);
+    return status;
+}
+
+static qy_status_t freeze_linear(qy_block_ap_t *t, int id, qy_qblock_t *out, qy_error_t *err)
+{
+    const qy_device_t *dev = t->f->dev;
+    const qy_forward_t *f = t->f;
+    qy_quant_vars_t *v = &t->vars[id];
+    qy_tensor_t codes = qy_tensor_view(f->codes.data, QY_U32, 2, out->codes[id].shape);
+    qy_tensor_t scales = qy_tensor_view(f->scales.data, QY_F32, 2, out->scales[id].shape);
+    qy_tensor_t zeros = qy_tensor_view(f->zeros.data, QY_U8, 2, out->zeros[id].shape);
+    qy_tensor_t half = qy_tensor_view(f->staging.data, QY_F16, 2, out->scales[id].shape);
+    QY_TRY(qy_quant_freeze(dev, &codes, &scales, &zeros, &v->w, &v->s, &v->z, f->form.bits, err));
+    QY_TRY(qy_convert(dev, &half, &scales, err)); /* exact: the values are f16's */
+    QY_TRY(qy_device_download(dev, out->codes[id].data, codes.data, qy_tensor_bytes(&codes), err));
+    QY_TRY(qy_device_download(dev, out->scales[id].data, half.data, qy_tensor_bytes(&half), err));
+    return qy_device_download(dev, out->zeros[id].data, zeros.data, qy_tensor_bytes(&zeros), err);
+}
+
+qy_status_t qy_block_ap_freeze(qy_block_ap_t *t, const qy_block_weights_t *weights,
+                               qy_qblock_t *out, qy_error_t *err)
+{
+    for (int i = 0; i < QY_N_LINEARS; i++) {
+        if (t->vars[i].w.data)
+            QY_TRY(freeze_linear(t, i, out, err));
+        if (weights->bias[i].data)
+            memcpy(out->bias[i].data, weights->bias[i].data, qy_tensor_bytes(&weights->bias[i]));
+    }
+    for (int i = 0; i < QY_N_NORMS; i++) {
+        if (!weights->norm[i].data)
+            continue;
+        size_t bytes = qy_tensor_bytes(&weights->norm[i]);
+        memcpy(out->norm[i].data, weights->norm[i].data, bytes);
+        if (weights->norm_bias[i].data)
+            memcpy(out->norm_bias[i].data, weights->norm_bias[i].data, bytes);
+        if (!t->grads.dnorm[i].data)
+            continue;
+        float *norm = out->norm[i].data;
+        QY_TRY(qy_device_download(t->f->dev, norm, t->f->params.norm[i].data, bytes, err));
+        for (int64_t j = 0; j < qy_tensor_count(&out->norm[i]); j++)
+            norm[j] = qy_round_f16(norm[j]);
+    }
+    return QY_OK;
+}

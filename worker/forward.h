@@ -1,0 +1,66 @@
+/*
+ * Walks samples through a model block by block: one block's weights at a time, all samples through it, then
+ * the next. What capture, evaluation and the two streams of a segment share.
+ */
+#ifndef QY_WORKER_FORWARD_H
+#define QY_WORKER_FORWARD_H
+
+#include "model/qmodel.h"
+#include "worker/block.h"
+#include "worker/outer.h"
+#include "worker/stream.h"
+
+/* A run of one shape on one device. Fields are for reading; trainers take their tensors beside it. */
+typedef struct {
+    qy_device_t *dev;
+    const qy_model_t *model;
+    int64_t batch, length;
+    void *memory; /* device, owned */
+    qy_arena_t arena;
+    qy_block_t block;
+    qy_block_params_t params;
+    qy_block_acts_t acts;
+    qy_tensor_t x, y;                  /* compute (batch × length, hidden) */
+    qy_tensor_t staging;               /* f32: one linear layer, or QY_OUTER_STAGING */
+    qy_tensor_t codes, scales, zeros;  /* of one linear layer, largest; only with a form */
+    qy_tensor_t loss;                  /* f32 (1) */
+    qy_quant_form_t form;
+} qy_forward_t;
+
+/*
+ * Tensors into arena (which may only measure): form NULL where no quantized block will be loaded.
+ * arena and dev must outlive it. Nothing is loaded.
+ */
+qy_status_t qy_forward_take(qy_forward_t *f, qy_device_t *dev, const qy_model_t *model,
+                            const qy_quant_form_t *form, int64_t batch, int64_t length,
+                            qy_arena_t *arena, qy_error_t *err);
+
+/* take with device memory of its own. */
+qy_status_t qy_forward_create(qy_forward_t *f, qy_device_t *dev, const qy_model_t *model,
+                              const qy_quant_form_t *form, int64_t batch, int64_t length,
+                              qy_error_t *err);
+void qy_forward_free(qy_forward_t *f);
+
+/* Puts a block's weights into f->params: the checkpoint's, or a finished quantized block's. */
+qy_status_t qy_forward_load_original(qy_forward_t *f, int64_t block, qy_error_t *err);
+qy_status_t qy_forward_load_quantized(qy_forward_t *f, const qy_qblock_t *qblock, qy_error_t *err);
+
+/* Samples [first, first + n) of the stream through the loaded block, in place. */
+qy_status_t qy_forward_advance(qy_forward_t *f, qy_stream_t *stream, int64_t first, int64_t n,
+                               qy_error_t *err);
+
+/* Mean squared error of block(source) against goal over samples [first, first + n): f64 mean of the
+ * batches' f32 means, in order. NAN for n = 0. The streams stay as they are. */
+qy_status_t qy_forward_error(qy_forward_t *f, qy_stream_t *source, qy_stream_t *goal, int64_t first,
+                             int64_t n, double *mse, qy_error_t *err);
+
+/* Embeds n samples of tokens (n × length ids) into stream samples [first, first + n). */
+qy_status_t qy_forward_embed(qy_forward_t *f, qy_stream_t *stream, int64_t first, int64_t n,
+                             const int32_t *tokens, qy_error_t *err);
+
+/* Sum of −log p over the T − 1 predictions of each sample of the stream (hidden states of the last
+ * block), f64: nll[i] of sample first + i. */
+qy_status_t qy_forward_nll(qy_forward_t *f, qy_stream_t *stream, int64_t first, int64_t n,
+                           const int32_t *tokens, double *nll, qy_error_t *err);
+
+#endif
