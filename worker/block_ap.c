@@ -13,12 +13,6 @@
 /* Steps between looks at the losses: each look waits for the device. */
 enum { LOSS_CHECK = 16 };
 
-qy_quant_form_t qy_plan_form(const qy_plan_t *plan)
-{
-    return (qy_quant_form_t){.bits = (int)plan->spec.quantize.weights.bits, .group = plan->group,
-                             .symmetric = plan->spec.quantize.weights.symmetric};
-}
-
 static qy_status_t take(qy_arena_t *arena, qy_tensor_t *t, int64_t rows, int64_t cols,
                         qy_error_t *err)
 {

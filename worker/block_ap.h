@@ -7,7 +7,7 @@
 #ifndef QY_WORKER_BLOCK_AP_H
 #define QY_WORKER_BLOCK_AP_H
 
-#include "jobs/plan.h"
+#include "jobs/finished.h"
 #include "kernels/optim.h"
 #include "worker/forward.h"
 #include "worker/hooks.h"
@@ -30,9 +30,6 @@ typedef struct {
 typedef struct {
     double first, last;
 } qy_block_ap_losses_t;
-
-/* Form of the plan's weights. */
-qy_quant_form_t qy_plan_form(const qy_plan_t *plan);
 
 /* Tensors into arena (which may only measure). training 0: start and freeze only. */
 qy_status_t qy_block_ap_take(qy_block_ap_t *t, const qy_plan_t *plan, qy_forward_t *f, int training,

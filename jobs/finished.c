@@ -1,0 +1,53 @@
+#include "jobs/finished.h"
+
+#include <stdio.h>
+
+qy_quant_form_t qy_plan_form(const qy_plan_t *plan)
+{
+    return (qy_quant_form_t){.bits = (int)plan->spec.quantize.weights.bits, .group = plan->group,
+                             .symmetric = plan->spec.quantize.weights.symmetric};
+}
+
+qy_status_t qy_finished_read(const qy_plan_t *plan, int64_t block, qy_qblock_t *out,
+                             qy_error_t *err)
+{
+    char path[QY_PATH_MAX];
+    qy_h5_t *file = NULL;
+    qy_quant_form_t form = qy_plan_form(plan);
+    QY_TRY(qy_store_block(path, plan, block, err));
+    QY_TRY(qy_store_open(&file, path, plan, "block", err));
+    qy_status_t status = qy_qblock_read(out, &plan->arch, &form, file, "", err);
+    qy_h5_close(&file);
+    return status;
+}
+
+static qy_status_t read_steps(const qy_plan_t *plan, int64_t block, qy_qblock_t *out,
+                              qy_error_t *err)
+{
+    char path[QY_PATH_MAX];
+    qy_h5_t *file = NULL;
+    QY_TRY(qy_store_e2e(path, plan, plan->e2e.steps, block, err));
+    QY_TRY(qy_store_open(&file, path, plan, "e2e", err));
+    qy_status_t status = qy_qblock_read_scales(out, &plan->arch, file, err);
+    qy_h5_close(&file);
+    return status;
+}
+
+qy_status_t qy_finished_read_model(const qy_plan_t *plan, int64_t block, int final,
+                                   qy_qblock_t *out, qy_error_t *err)
+{
+    char path[QY_PATH_MAX], prefix[32];
+    qy_h5_t *file = NULL;
+    qy_quant_form_t form = qy_plan_form(plan);
+    snprintf(prefix, sizeof prefix, "%03lld/", (long long)block);
+    QY_TRY(qy_store_model(path, plan, err));
+    QY_TRY(qy_store_open(&file, path, plan, "model", err));
+    qy_status_t status = qy_qblock_read(out, &plan->arch, &form, file, prefix, err);
+    qy_h5_close(&file);
+    if (status != QY_OK || !final)
+        return status;
+    status = read_steps(plan, block, out, err);
+    if (status != QY_OK)
+        qy_qblock_free(out);
+    return status;
+}

@@ -1,0 +1,71 @@
+#include "worker/run_task.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+static qy_status_t (*const task_functions[QY_N_TASK_KINDS])(const qy_work_t *, const qy_task_t *,
+                                                            qy_result_t *, qy_error_t *) = {
+    [QY_TASK_CAPTURE] = qy_task_capture,
+    [QY_TASK_SEGMENT] = qy_task_segment,
+    [QY_TASK_EVALUATE] = qy_task_evaluate,
+};
+
+int64_t qy_forward_batch(int64_t length)
+{
+    int64_t batch = 2048 / length;
+    return batch < 1 ? 1 : batch;
+}
+
+static int64_t host_cache(const qy_plan_t *plan)
+{
+    if (plan->spec.resources.host_cache > 0)
+        return plan->spec.resources.host_cache;
+    return (int64_t)sysconf(_SC_PHYS_PAGES) * (int64_t)sysconf(_SC_PAGESIZE) / 2;
+}
+
+qy_status_t qy_work_stream(const qy_work_t *work, int64_t n, int64_t length, int share,
+                           qy_stream_t **out, qy_error_t *err)
+{
+    const qy_plan_t *plan = work->plan;
+    size_t sample = (size_t)(length * plan->arch.hidden) * qy_dtype_bytes(work->dev->compute);
+    int in_memory = (double)sample * (double)n * (double)share <= (double)host_cache(plan);
+    return qy_stream_create(out, work->dev, n, sample, in_memory, plan->spec.resources.scratch,
+                            err);
+}
+
+static qy_status_t run(const qy_task_t *task, const qy_hooks_t *hooks, qy_result_t *result,
+                       qy_error_t *err)
+{
+    qy_status_t status;
+    qy_plan_t *plan = NULL;
+    qy_work_t work = {.hooks = hooks};
+    QY_TRY(qy_plan_load(&plan, task->run_dir, err));
+    work.plan = plan;
+    if (strcmp(plan->hash, task->plan_hash) != 0) {
+        status = qy_fail(err, QY_ERR_FORMAT, "%s: the plan there has hash %.12s, the task %.12s",
+                         task->run_dir, plan->hash, task->plan_hash);
+        goto destroy_plan;
+    }
+    const qy_spec_t *spec = &plan->spec;
+    QY_TRY_GOTO(qy_device_open(&work.dev, spec->resources.device, spec->resources.compute,
+                               (int)spec->resources.threads, err),
+                destroy_plan);
+    QY_TRY_GOTO(qy_model_open(&work.model, spec->model, err), close_device);
+    status = task_functions[task->kind](&work, task, result, err);
+    qy_model_close(&work.model);
+close_device:
+    qy_device_close(&work.dev);
+destroy_plan:
+    qy_plan_destroy(&plan);
+    return status;
+}
+
+void qy_run_task(const qy_task_t *task, const qy_hooks_t *hooks, qy_result_t *result)
+{
+    double began = qy_now_s();
+    *result = (qy_result_t){.task_id = task->id, .kind = task->kind};
+    run(task, hooks, result, &result->error);
+    result->seconds = qy_now_s() - began;
+}

@@ -1,0 +1,54 @@
+/*
+ * What a task's process does: a table from task kind to function. Failures become the result's error.
+ */
+#ifndef QY_WORKER_RUN_TASK_H
+#define QY_WORKER_RUN_TASK_H
+
+#include "jobs/plan.h"
+#include "worker/forward.h"
+#include "worker/hooks.h"
+
+/* What every task works with. */
+typedef struct {
+    const qy_plan_t *plan;
+    qy_device_t *dev;
+    qy_model_t *model;
+    const qy_hooks_t *hooks;
+} qy_work_t;
+
+/* One function a kind; *result's values are theirs to fill. */
+qy_status_t qy_task_capture(const qy_work_t *work, const qy_task_t *task, qy_result_t *result,
+                            qy_error_t *err);
+qy_status_t qy_task_segment(const qy_work_t *work, const qy_task_t *task, qy_result_t *result,
+                            qy_error_t *err);
+qy_status_t qy_task_evaluate(const qy_work_t *work, const qy_task_t *task, qy_result_t *result,
+                             qy_error_t *err);
+
+/* Opens plan, device and model, runs the task, closes everything. Never fails itself: what went wrong is
+ * in result->error. */
+void qy_run_task(const qy_task_t *task, const qy_hooks_t *hooks, qy_result_t *result);
+
+/* A stream of n samples of the plan's hidden states: in host memory where all of `share` such streams
+ * fit into resources.host_cache, else in scratch. */
+qy_status_t qy_work_stream(const qy_work_t *work, int64_t n, int64_t length, int share,
+                           qy_stream_t **out, qy_error_t *err);
+
+/* Sequences in a forward-only batch of this length: enough rows to keep GEMMs busy. */
+int64_t qy_forward_batch(int64_t length);
+
+/*
+ * NLL of windows (n × length ids) under a model: read_block NULL for the checkpoint itself, else gives
+ * its quantized blocks. nll[i]: f64 sum over the T − 1 predictions of window i.
+ */
+typedef struct {
+    qy_quant_form_t form;
+    qy_status_t (*read_block)(void *context, int64_t block, qy_qblock_t *out, qy_error_t *err);
+    void *context;
+} qy_variant_source_t;
+
+qy_status_t qy_evaluate_windows(qy_device_t *dev, const qy_model_t *model,
+                                const qy_variant_source_t *source, qy_stream_t *stream,
+                                const int32_t *tokens, int64_t n, int64_t length,
+                                const qy_hooks_t *hooks, double *nll, qy_error_t *err);
+
+#endif
