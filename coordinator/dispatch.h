@@ -1,6 +1,7 @@
 /*
- * The coordinator's hands: walks a run through its phases, sends tasks over a link, takes results in,
- * keeps ledger and metrics. Never blocks for long: the door calls qy_dispatch_poll until it is done.
+ * The coordinator's hands: walks a run through its phases, sends tasks over a link, takes results
+ * in, keeps ledger and metrics. Never blocks for long: the door calls qy_dispatch_poll until it is
+ * done.
  */
 #ifndef QY_COORDINATOR_DISPATCH_H
 #define QY_COORDINATOR_DISPATCH_H
@@ -24,16 +25,16 @@ typedef struct {
 } qy_dispatch_hooks_t;
 
 /*
- * Opens the ledger and finds what is already done. link: the coordinator's end, one peer per worker.
- * The phases: tokens, capture, quantize, stitch, e2e_qp, evaluate, export; each is entered only when the
- * one before is done, and each is skipped where its results are all there.
+ * Opens the ledger and finds what is already done. link: the coordinator's end, one peer per
+ * worker. The phases: tokens, capture, quantize, stitch, e2e_qp, evaluate, export; each is entered
+ * only when the one before is done, and each is skipped where its results are all there.
  */
 qy_status_t qy_dispatch_create(qy_dispatch_t **out, const qy_plan_t *plan, qy_link_t *link,
                                const qy_dispatch_hooks_t *hooks, qy_error_t *err);
 void qy_dispatch_destroy(qy_dispatch_t **dispatch);
 
-/* Takes in what arrived and does what follows. *done: the run is over (all phases, or it failed; then the
- * status says how). A stop request (*stop ≠ 0) tells the workers and ends with STOPPED. */
+/* Takes in what arrived and does what follows. *done: the run is over (all phases, or it failed;
+ * then the status says how). A stop request (*stop ≠ 0) tells the workers and ends with STOPPED. */
 qy_status_t qy_dispatch_poll(qy_dispatch_t *dispatch, const volatile sig_atomic_t *stop, int *done,
                              qy_error_t *err);
 

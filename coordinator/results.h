@@ -1,12 +1,13 @@
-/* What a run directory has to tell: perplexities, losses, sizes; for the closing table and `status`. */
+/* What a run directory has to tell: perplexities, losses, sizes; for the closing table and
+ * `status`. */
 #ifndef QY_COORDINATOR_RESULTS_H
 #define QY_COORDINATOR_RESULTS_H
 
 #include "coordinator/ledger.h"
 #include "jobs/plan.h"
 
-/* Perplexity of text i by variant from the ledger's evaluation values, NLL added in f64 in window order;
- * NAN where it has not been evaluated whole. exp(Σ nll / (windows (T − 1))). */
+/* Perplexity of text i by variant from the ledger's evaluation values, NLL added in f64 in window
+ * order; NAN where it has not been evaluated whole. exp(Σ nll / (windows (T − 1))). */
 double qy_results_perplexity(const qy_ledger_t *ledger, const qy_plan_t *plan, int text,
                              qy_variant_t variant);
 
