@@ -1,0 +1,352 @@
+#include "worker/e2e_stage.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/quant_rule.h"
+#include "kernels/fill.h"
+#include "kernels/loss.h"
+#include "kernels/optim.h"
+#include "kernels/quant.h"
+
+static qy_status_t take2(qy_arena_t *arena, qy_tensor_t *t, qy_dtype_t dtype, int64_t rows,
+                         int64_t cols, qy_error_t *err)
+{
+    return qy_arena_tensor(arena, t, dtype, 2, (int64_t[]){rows, cols}, err);
+}
+
+static qy_status_t take_layer(qy_e2e_stage_t *s, qy_e2e_layer_t *l, const qy_linear_desc_t *d,
+                              qy_arena_t *arena, qy_error_t *err)
+{
+    qy_quant_form_t form = qy_plan_form(s->plan);
+    int64_t groups = qy_quant_n_groups(&form, d->in);
+    qy_tensor_t *f32[] = {&l->s, &l->s_m, &l->s_v, &l->ds, &l->unit};
+    int n = s->plan->spec.e2e_qp.lr_unit == QY_LR_UNIT_STEP ? 5 : 4;
+    QY_TRY(take2(arena, &l->codes, QY_U32, d->out, (d->in * form.bits + 31) / 32, err));
+    QY_TRY(take2(arena, &l->zeros, QY_U8, d->out, groups, err));
+    for (int i = 0; i < n; i++)
+        QY_TRY(take2(arena, f32[i], QY_F32, d->out, groups, err));
+    return QY_OK;
+}
+
+/* Norms and biases of one block; its .w are the shared ones. */
+static qy_status_t take_block(qy_e2e_stage_t *s, qy_e2e_block_t *b, qy_arena_t *arena,
+                              qy_error_t *err)
+{
+    const qy_arch_t *a = &s->model->arch;
+    b->params = s->shared;
+    for (int i = 0; i < QY_N_LINEARS; i++) {
+        if (!a->linear[i].present)
+            continue;
+        QY_TRY(take_layer(s, &b->layer[i], &a->linear[i], arena, err));
+        if (a->linear[i].bias)
+            QY_TRY(qy_arena_tensor(arena, &b->params.bias[i], s->dev->compute, 1,
+                                   &a->linear[i].out, err));
+    }
+    for (int i = 0; i < QY_N_NORMS; i++) {
+        if (!a->norm[i].present)
+            continue;
+        QY_TRY(qy_arena_tensor(arena, &b->params.norm[i], QY_F32, 1, &a->norm[i].size, err));
+        if (a->norm[i].bias)
+            QY_TRY(qy_arena_tensor(arena, &b->params.norm_bias[i], QY_F32, 1, &a->norm[i].size,
+                                   err));
+    }
+    return take2(arena, &b->x, s->dev->compute, s->y.shape[0], a->hidden, err);
+}
+
+/* Work space as large as the largest layer, shared by all. */
+static qy_status_t take_largest(qy_e2e_stage_t *s, qy_arena_t *arena, qy_error_t *err)
+{
+    const qy_arch_t *a = &s->model->arch;
+    qy_quant_form_t form = qy_plan_form(s->plan);
+    int64_t weights = 0, groups = 0, staging = QY_OUTER_STAGING;
+    for (int i = 0; i < QY_N_LINEARS; i++) {
+        if (!a->linear[i].present)
+            continue;
+        int64_t w = a->linear[i].out * a->linear[i].in;
+        int64_t g = a->linear[i].out * qy_quant_n_groups(&form, a->linear[i].in);
+        weights = w > weights ? w : weights;
+        groups = g > groups ? g : groups;
+    }
+    QY_TRY(qy_arena_tensor(arena, &s->dw, QY_F32, 1, &weights, err));
+    QY_TRY(qy_arena_tensor(arena, &s->scratch, QY_F32, 1, &groups, err));
+    return qy_arena_tensor(arena, &s->staging, QY_F32, 1, &staging, err);
+}
+
+static qy_status_t take(qy_e2e_stage_t *s, qy_arena_t *arena, qy_error_t *err)
+{
+    const qy_spec_t *spec = &s->plan->spec;
+    int64_t batch = spec->e2e_qp.micro_batch_size, length = s->plan->e2e_length;
+    int64_t hidden = s->model->arch.hidden;
+    int distill = spec->e2e_qp.loss == QY_LOSS_DISTILL;
+    QY_TRY(qy_block_init(&s->block, s->dev, &s->model->arch, length, arena, err));
+    QY_TRY(qy_block_params_take(&s->shared, &s->block, arena, err));
+    QY_TRY(qy_block_acts_take(&s->acts, &s->block, batch, length, arena, err));
+    QY_TRY(qy_block_grads_take(&s->grads, &s->block, batch, length, arena, err));
+    QY_TRY(take2(arena, &s->y, s->dev->compute, batch * length, hidden, err));
+    QY_TRY(take2(arena, &s->dy, s->dev->compute, batch * length, hidden, err));
+    for (int64_t i = 0; i < s->n; i++)
+        QY_TRY(take_block(s, &s->blocks[i], arena, err));
+    QY_TRY(take_largest(s, arena, err));
+    QY_TRY(qy_arena_tensor(arena, &s->hyper, QY_F32, 1, (int64_t[]){QY_N_HYPER}, err));
+    QY_TRY(qy_arena_tensor(arena, &s->sum, QY_F32, 1, (int64_t[]){1}, err));
+    int parts = (s->has_embedding ? QY_OUTER_EMBEDDING : 0) | (s->has_head ? QY_OUTER_HEAD : 0);
+    QY_TRY(qy_outer_take(&s->outer, s->dev, &s->model->arch, parts, arena, err));
+    if (s->has_embedding)
+        QY_TRY(qy_ids_take(&s->ids, &s->outer, batch, length, arena, err));
+    if (s->has_head && distill)
+        QY_TRY(take2(arena, &s->teacher, s->dev->compute, batch * length, hidden, err));
+    return s->has_head
+               ? qy_head_work_take(&s->head, &s->outer, batch * length, distill, arena, err)
+               : QY_OK;
+}
+
+static qy_status_t load_layer(qy_e2e_stage_t *s, qy_e2e_layer_t *l, const qy_qblock_t *q, int id,
+                              qy_error_t *err)
+{
+    const qy_device_t *dev = s->dev;
+    qy_tensor_t half = qy_tensor_view(s->scratch.data, QY_F16, 2, q->scales[id].shape);
+    QY_TRY(qy_device_upload(dev, l->codes.data, q->codes[id].data, qy_tensor_bytes(&l->codes), err));
+    QY_TRY(qy_device_upload(dev, l->zeros.data, q->zeros[id].data, qy_tensor_bytes(&l->zeros), err));
+    QY_TRY(qy_device_upload(dev, half.data, q->scales[id].data, qy_tensor_bytes(&half), err));
+    QY_TRY(qy_convert(dev, &l->s, &half, err));
+    if (l->unit.data)
+        QY_TRY(qy_device_copy(dev, l->unit.data, l->s.data, qy_tensor_bytes(&l->s), err));
+    QY_TRY(qy_fill(dev, &l->s_m, 0.0f, err));
+    return qy_fill(dev, &l->s_v, 0.0f, err);
+}
+
+static qy_status_t load_block(qy_e2e_stage_t *s, int64_t i, qy_error_t *err)
+{
+    qy_e2e_block_t *b = &s->blocks[i];
+    qy_block_weights_t rest = {0};
+    qy_qblock_t q;
+    qy_status_t status = QY_OK;
+    QY_TRY(qy_finished_read_model(s->plan, s->first + i, 0, &q, err));
+    for (int k = 0; k < QY_N_LINEARS; k++) {
+        if (b->layer[k].codes.data)
+            QY_TRY_GOTO(load_layer(s, &b->layer[k], &q, k, err), free_q);
+        rest.bias[k] = q.bias[k];
+    }
+    for (int k = 0; k < QY_N_NORMS; k++) {
+        rest.norm[k] = q.norm[k];
+        rest.norm_bias[k] = q.norm_bias[k];
+    }
+    status = qy_block_params_load(&b->params, &s->block, &rest, &s->staging, 0, err);
+free_q:
+    qy_qblock_free(&q);
+    return status;
+}
+
+static qy_status_t step_gradient(void *context, qy_linear_id_t linear, const qy_tensor_t *dw,
+                                 qy_error_t *err)
+{
+    qy_e2e_stage_t *s = context;
+    qy_e2e_layer_t *l = &s->blocks[s->current].layer[linear];
+    return qy_dequant_bwd(s->dev, &l->ds, dw, &l->codes, &l->zeros,
+                          (int)s->plan->spec.quantize.weights.bits, !s->fresh, err);
+}
+
+qy_status_t qy_e2e_stage_open(qy_e2e_stage_t *s, const qy_plan_t *plan, qy_device_t *dev,
+                              const qy_model_t *model, int64_t first, int64_t n, qy_error_t *err)
+{
+    qy_arena_t measure;
+    qy_status_t status;
+    *s = (qy_e2e_stage_t){.plan = plan, .dev = dev, .model = model, .first = first, .n = n,
+                          .has_embedding = first == 0,
+                          .has_head = first + n == model->arch.n_blocks};
+    s->blocks = calloc((size_t)n, sizeof *s->blocks);
+    if (!s->blocks)
+        return qy_fail(err, QY_ERR_MEMORY, "e2e: out of host memory");
+    qy_arena_init(&measure, "e2e", NULL, 0);
+    QY_TRY_GOTO(take(s, &measure, err), close);
+    QY_TRY_GOTO(qy_device_alloc(dev, &s->memory, measure.peak, err), close);
+    qy_arena_init(&s->arena, "e2e", s->memory, measure.peak);
+    QY_TRY_GOTO(take(s, &s->arena, err), close);
+    QY_TRY_GOTO(qy_outer_load(&s->outer, model, &s->staging, err), close);
+    for (int64_t i = 0; i < n; i++)
+        QY_TRY_GOTO(load_block(s, i, err), close);
+    s->grads.after_dw = step_gradient;
+    s->grads.context = s;
+    for (int i = 0; i < QY_N_LINEARS; i++)
+        if (model->arch.linear[i].present)
+            s->grads.dw[i] = qy_tensor_2d(s->dw.data, QY_F32, model->arch.linear[i].out,
+                                          model->arch.linear[i].in);
+    return QY_OK;
+close:
+    qy_e2e_stage_close(s);
+    return status;
+}
+
+void qy_e2e_stage_close(qy_e2e_stage_t *s)
+{
+    free(s->blocks);
+    s->blocks = NULL;
+    if (s->memory)
+        qy_device_free(s->dev, &s->memory);
+}
+
+/* --- saved steps: NAME/scales, NAME/scales_m, NAME/scales_v, f32 (O, G), in one file per block ------ */
+
+static const char *const saved_names[3] = {"scales", "scales_m", "scales_v"};
+
+static qy_status_t each_saved(qy_e2e_stage_t *s, int64_t i, qy_h5_t *file, int save,
+                              qy_error_t *err)
+{
+    const qy_arch_t *a = &s->model->arch;
+    float *host = malloc(qy_tensor_bytes(&s->scratch));
+    qy_status_t status = host ? QY_OK : qy_fail(err, QY_ERR_MEMORY, "e2e: out of host memory");
+    for (int k = 0; k < QY_N_LINEARS && status == QY_OK; k++) {
+        qy_e2e_layer_t *l = &s->blocks[i].layer[k];
+        qy_tensor_t *t[3] = {&l->s, &l->s_m, &l->s_v};
+        for (int j = 0; j < 3 && l->s.data && status == QY_OK; j++) {
+            char name[QY_NAME_MAX + 16];
+            qy_tensor_t h = qy_tensor_view(host, QY_F32, 2, t[j]->shape);
+            snprintf(name, sizeof name, "%s/%s", a->linear[k].name, saved_names[j]);
+            if (save) {
+                status = qy_device_download(s->dev, host, t[j]->data, qy_tensor_bytes(&h), err);
+                if (status == QY_OK)
+                    status = qy_h5_write(file, name, &h, err);
+            } else {
+                status = qy_h5_read(file, name, &h, err);
+                if (status == QY_OK)
+                    status = qy_device_upload(s->dev, t[j]->data, host, qy_tensor_bytes(&h), err);
+                if (status == QY_OK)
+                    status = qy_device_wait(s->dev, err); /* host is filled again next */
+            }
+        }
+    }
+    free(host);
+    return status;
+}
+
+qy_status_t qy_e2e_stage_load(qy_e2e_stage_t *s, int64_t step, qy_error_t *err)
+{
+    for (int64_t i = 0; i < s->n; i++) {
+        char path[QY_PATH_MAX];
+        qy_h5_t *file = NULL;
+        QY_TRY(qy_store_e2e(path, s->plan, step, s->first + i, err));
+        QY_TRY(qy_store_open(&file, path, s->plan, "e2e", err));
+        qy_status_t status = each_saved(s, i, file, 0, err);
+        qy_h5_close(&file);
+        QY_TRY(status);
+    }
+    return QY_OK;
+}
+
+qy_status_t qy_e2e_stage_save(qy_e2e_stage_t *s, int64_t step, qy_error_t *err)
+{
+    for (int64_t i = 0; i < s->n; i++) {
+        char path[QY_PATH_MAX];
+        qy_h5_t *file = NULL;
+        QY_TRY(qy_store_e2e(path, s->plan, step, s->first + i, err));
+        QY_TRY(qy_h5_create(&file, path, err));
+        qy_status_t status = qy_store_mark(file, s->plan, "e2e", err);
+        if (status == QY_OK)
+            status = qy_h5_set_i64(file, "step", step, err);
+        if (status == QY_OK)
+            status = each_saved(s, i, file, 1, err);
+        if (status == QY_OK)
+            status = qy_h5_commit(&file, err);
+        qy_h5_close(&file);
+        QY_TRY(status);
+    }
+    return QY_OK;
+}
+
+/* --- passes ------------------------------------------------------------------------------------- */
+
+static qy_status_t weights_of(qy_e2e_stage_t *s, int64_t i, qy_error_t *err)
+{
+    qy_e2e_block_t *b = &s->blocks[i];
+    for (int k = 0; k < QY_N_LINEARS; k++)
+        if (b->layer[k].codes.data)
+            QY_TRY(qy_dequant_fwd(s->dev, &b->params.w[k], &b->layer[k].codes, &b->layer[k].s,
+                                  &b->layer[k].zeros, (int)s->plan->spec.quantize.weights.bits, 0,
+                                  err));
+    return QY_OK;
+}
+
+static qy_tensor_t rows(const qy_tensor_t *t, int64_t n, int64_t length)
+{
+    return qy_tensor_slice(t, 0, n * length);
+}
+
+static qy_status_t forward_one(qy_e2e_stage_t *s, int64_t i, int64_t n, qy_error_t *err)
+{
+    qy_block_acts_t acts = qy_block_acts_narrow(&s->acts, n);
+    const qy_tensor_t *out = i + 1 < s->n ? &s->blocks[i + 1].x : &s->y;
+    qy_tensor_t x = rows(&s->blocks[i].x, n, acts.length), y = rows(out, n, acts.length);
+    QY_TRY(weights_of(s, i, err));
+    return qy_block_forward(&s->block, &s->blocks[i].params, &acts, &x, &y, err);
+}
+
+qy_status_t qy_e2e_stage_forward(qy_e2e_stage_t *s, int64_t n, qy_error_t *err)
+{
+    for (int64_t i = 0; i < s->n; i++)
+        QY_TRY(forward_one(s, i, n, err));
+    return QY_OK;
+}
+
+qy_status_t qy_e2e_stage_backward(qy_e2e_stage_t *s, int64_t n, qy_error_t *err)
+{
+    for (int64_t i = s->n - 1; i >= 0; i--) {
+        qy_block_acts_t acts = qy_block_acts_narrow(&s->acts, n);
+        qy_tensor_t x = rows(&s->blocks[i].x, n, acts.length), y = rows(&s->y, n, acts.length);
+        qy_tensor_t dy = rows(&s->dy, n, acts.length);
+        s->current = (int)i;
+        /* The last block's activations and weights are still there from the forward pass. */
+        if (i + 1 < s->n) {
+            QY_TRY(weights_of(s, i, err));
+            QY_TRY(qy_block_forward(&s->block, &s->blocks[i].params, &acts, &x, &y, err));
+        } else {
+            acts.slot[QY_SLOT_X] = x;
+            acts.slot[QY_SLOT_Y] = y;
+        }
+        QY_TRY(qy_block_backward(&s->block, &s->blocks[i].params, &acts, &s->grads, &dy,
+                                 i > 0 || !s->has_embedding, err));
+    }
+    s->fresh = 0;
+    return QY_OK;
+}
+
+qy_status_t qy_e2e_stage_norms(qy_e2e_stage_t *s, float *sums, qy_error_t *err)
+{
+    for (int64_t i = 0; i < s->n; i++) {
+        int seen = 0;
+        for (int k = 0; k < QY_N_LINEARS; k++) {
+            qy_e2e_layer_t *l = &s->blocks[i].layer[k];
+            if (!l->ds.data)
+                continue;
+            qy_tensor_t g = l->ds;
+            if (l->unit.data) { /* the trained variable is s/unit */
+                g = qy_tensor_view(s->scratch.data, QY_F32, 2, l->ds.shape);
+                QY_TRY(qy_mul(s->dev, &g, &l->ds, &l->unit, err));
+            }
+            QY_TRY(qy_sum(s->dev, &s->sum, &g, 1, seen++ > 0, err));
+        }
+        QY_TRY(qy_device_download(s->dev, &sums[i], s->sum.data, sizeof(float), err));
+    }
+    return QY_OK;
+}
+
+qy_status_t qy_e2e_stage_update(qy_e2e_stage_t *s, int64_t k, double lr, float clip,
+                                qy_error_t *err)
+{
+    double t = (double)(k + 1);
+    float hyper[QY_N_HYPER] = {[QY_HYPER_LR_QUANT] = (float)lr,
+                               [QY_HYPER_BIAS1] = (float)(1 - pow(QY_ADAM_BETA1, t)),
+                               [QY_HYPER_BIAS2] = (float)sqrt(1 - pow(QY_ADAM_BETA2, t)),
+                               [QY_HYPER_SCALE] = 1, [QY_HYPER_INV_SCALE] = clip};
+    QY_TRY(qy_device_upload(s->dev, s->hyper.data, hyper, sizeof hyper, err));
+    for (int64_t i = 0; i < s->n; i++)
+        for (int j = 0; j < QY_N_LINEARS; j++) {
+            qy_e2e_layer_t *l = &s->blocks[i].layer[j];
+            if (l->ds.data)
+                QY_TRY(qy_adamw(s->dev, &l->s, &l->s_m, &l->s_v, &l->ds,
+                                l->unit.data ? &l->unit : NULL, &s->hyper, QY_HYPER_LR_QUANT,
+                                QY_STEP_F16_FLOOR, err));
+        }
+    s->fresh = 1;
+    return qy_device_wait(s->dev, err);
+}

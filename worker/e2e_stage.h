@@ -1,0 +1,72 @@
+/*
+ * The blocks of E2E-QP that one rank holds: packed codes, steps in training, and one set of weights in
+ * the compute type that each block is dequantized into when its turn comes. Activations inside a block are
+ * recomputed in the backward pass; only blocks' inputs are kept.
+ */
+#ifndef QY_WORKER_E2E_STAGE_H
+#define QY_WORKER_E2E_STAGE_H
+
+#include "jobs/finished.h"
+#include "worker/block.h"
+#include "worker/outer.h"
+
+/* One quantized layer in training. */
+typedef struct {
+    qy_tensor_t codes, zeros;   /* u32 (O, W), u8 (O, G) */
+    qy_tensor_t s, s_m, s_v;    /* f32 (O, G) */
+    qy_tensor_t ds, unit;       /* f32 (O, G); unit.data NULL with absolute rates */
+} qy_e2e_layer_t;
+
+typedef struct {
+    qy_e2e_layer_t layer[QY_N_LINEARS];
+    qy_block_params_t params; /* .w of all blocks share one set of tensors */
+    qy_tensor_t x;            /* compute (batch × length, hidden): the block's input, kept */
+} qy_e2e_block_t;
+
+typedef struct {
+    const qy_plan_t *plan;
+    qy_device_t *dev;
+    const qy_model_t *model;
+    int64_t first, n; /* blocks [first, first + n) */
+    void *memory;
+    qy_arena_t arena;
+    qy_block_t block;
+    qy_e2e_block_t *blocks;
+    qy_block_params_t shared;
+    qy_block_acts_t acts;
+    qy_block_grads_t grads;
+    qy_tensor_t y, dy, teacher;   /* compute (batch × length, hidden) */
+    qy_tensor_t dw, scratch, sum; /* f32: largest layer; largest (O, G); 1 */
+    qy_tensor_t staging, hyper;
+    qy_outer_t outer;
+    qy_ids_t ids;
+    qy_head_work_t head;
+    int has_embedding, has_head;
+    int fresh;   /* 1: ds holds nothing yet in this batch */
+    int current; /* block that backward is in, for the gradient hook */
+} qy_e2e_stage_t;
+
+/* Takes memory for blocks [first, first + n) and loads them from the stitched model. */
+qy_status_t qy_e2e_stage_open(qy_e2e_stage_t *s, const qy_plan_t *plan, qy_device_t *dev,
+                              const qy_model_t *model, int64_t first, int64_t n, qy_error_t *err);
+void qy_e2e_stage_close(qy_e2e_stage_t *s);
+
+/* Steps and moments of a saved step, into and out of the stage. */
+qy_status_t qy_e2e_stage_load(qy_e2e_stage_t *s, int64_t step, qy_error_t *err);
+qy_status_t qy_e2e_stage_save(qy_e2e_stage_t *s, int64_t step, qy_error_t *err);
+
+/* n sequences through the stage's blocks, from s->blocks[0].x to s->y. */
+qy_status_t qy_e2e_stage_forward(qy_e2e_stage_t *s, int64_t n, qy_error_t *err);
+
+/* Back through them from s->dy (overwritten by the gradient of the stage's input); steps' gradients
+ * are added to ds, or start it when s->fresh. */
+qy_status_t qy_e2e_stage_backward(qy_e2e_stage_t *s, int64_t n, qy_error_t *err);
+
+/* Σ of squares of the gradients with respect to the trained variables, per block: sums[n], f32. */
+qy_status_t qy_e2e_stage_norms(qy_e2e_stage_t *s, float *sums, qy_error_t *err);
+
+/* AdamW of every step with rate lr at update k (from 0), gradients times clip; steps stay ≥ 2^-14. */
+qy_status_t qy_e2e_stage_update(qy_e2e_stage_t *s, int64_t k, double lr, float clip,
+                                qy_error_t *err);
+
+#endif
