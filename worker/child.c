@@ -1,0 +1,293 @@
+#define _GNU_SOURCE /* posix_spawn_file_actions_addclosefrom_np */
+#include "worker/child.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "worker/run_task.h"
+
+extern char **environ;
+
+enum { CHILD_FD = 3 };
+
+struct qy_child {
+    pid_t pid; /* 0: reaped */
+    int fd;
+    char *buffer;
+    size_t used, capacity;
+    int closed; /* the socket has ended */
+};
+
+/* The launcher's variables would make the child think that it is a rank. The caller frees the array. */
+static char **clean_environment(void)
+{
+    static const char *const prefixes[] = {"OMPI_", "PMIX_", "PMI_", "PRTE_", "ORTE_"};
+    size_t n = 0, kept = 0;
+    while (environ[n])
+        n++;
+    char **out = malloc((n + 1) * sizeof *out);
+    if (!out)
+        return NULL;
+    for (size_t i = 0; i < n; i++) {
+        int drop = 0;
+        for (size_t p = 0; p < sizeof prefixes / sizeof *prefixes; p++)
+            drop |= strncmp(environ[i], prefixes[p], strlen(prefixes[p])) == 0;
+        if (!drop)
+            out[kept++] = environ[i];
+    }
+    out[kept] = NULL;
+    return out;
+}
+
+static int spawn(pid_t *pid, int child_end, const char *log_path)
+{
+    char *const argv[] = {(char *)"quarry", (char *)"task", (char *)"--fd", (char *)"3", NULL};
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    sigset_t none;
+    char **environment = clean_environment();
+    if (!environment)
+        return ENOMEM;
+    sigemptyset(&none);
+    posix_spawn_file_actions_init(&actions);
+    posix_spawnattr_init(&attributes);
+    posix_spawnattr_setsigmask(&attributes, &none);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+    posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log_path,
+                                     O_WRONLY | O_CREAT | O_APPEND, 0644);
+    posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
+    posix_spawn_file_actions_adddup2(&actions, child_end, CHILD_FD);
+    posix_spawn_file_actions_addclosefrom_np(&actions, CHILD_FD + 1);
+    int code = posix_spawn(pid, "/proc/self/exe", &actions, &attributes, argv, environment);
+    posix_spawnattr_destroy(&attributes);
+    posix_spawn_file_actions_destroy(&actions);
+    free(environment);
+    return code;
+}
+
+static qy_status_t send_message(int fd, qy_msg_kind_t kind, const void *payload, size_t bytes,
+                                qy_error_t *err)
+{
+    void *message;
+    size_t n;
+    QY_TRY(qy_message_encode(kind, payload, bytes, &message, &n, err));
+    qy_status_t status = qy_write_all(fd, "task socket", message, n, err);
+    free(message);
+    return status;
+}
+
+static qy_status_t send_task(int fd, const qy_task_t *task, qy_error_t *err)
+{
+    void *bytes;
+    size_t n;
+    QY_TRY(qy_task_encode(task, &bytes, &n, err));
+    qy_status_t status = send_message(fd, QY_MSG_TASK, bytes, n, err);
+    free(bytes);
+    return status;
+}
+
+qy_status_t qy_child_start(qy_child_t **out, const qy_task_t *task, const char *log_path,
+                           qy_error_t *err)
+{
+    int ends[2];
+    qy_child_t *child = calloc(1, sizeof *child);
+    if (!child)
+        return qy_fail(err, QY_ERR_MEMORY, "task's process: out of host memory");
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+        free(child);
+        return qy_fail(err, QY_ERR_IO, "task's process: socketpair: %s", strerror(errno));
+    }
+    child->fd = ends[0];
+    int code = spawn(&child->pid, ends[1], log_path);
+    close(ends[1]);
+    if (code) {
+        child->pid = 0;
+        qy_child_destroy(&child);
+        return qy_fail(err, QY_ERR_IO, "task's process: cannot start: %s", strerror(code));
+    }
+    qy_status_t status = send_task(child->fd, task, err);
+    if (status != QY_OK) {
+        qy_child_destroy(&child);
+        return status;
+    }
+    fcntl(child->fd, F_SETFL, fcntl(child->fd, F_GETFL) | O_NONBLOCK);
+    *out = child;
+    return QY_OK;
+}
+
+int qy_child_fd(const qy_child_t *child)
+{
+    return child->fd;
+}
+
+/* Takes in what has arrived; sets closed at the end of the stream. */
+static qy_status_t fill(qy_child_t *child, qy_error_t *err)
+{
+    while (!child->closed) {
+        if (child->capacity - child->used < 4096) {
+            size_t larger = child->capacity ? 2 * child->capacity : 1 << 16;
+            char *buffer = larger <= QY_MESSAGE_MAX * 2u ? realloc(child->buffer, larger) : NULL;
+            if (!buffer)
+                return qy_fail(err, QY_ERR_MEMORY, "task's process: no room for its messages");
+            child->buffer = buffer;
+            child->capacity = larger;
+        }
+        ssize_t n = read(child->fd, child->buffer + child->used, child->capacity - child->used);
+        if (n > 0)
+            child->used += (size_t)n;
+        else if (n == 0 || (errno != EINTR && errno != EAGAIN))
+            child->closed = 1;
+        else if (errno == EAGAIN)
+            break;
+    }
+    return QY_OK;
+}
+
+static void describe(int wait_status, char how[64])
+{
+    if (WIFSIGNALED(wait_status))
+        snprintf(how, 64, "signal %d (%s)", WTERMSIG(wait_status),
+                 strsignal(WTERMSIG(wait_status)));
+    else
+        snprintf(how, 64, "exit code %d", WEXITSTATUS(wait_status));
+}
+
+qy_status_t qy_child_poll(qy_child_t *child, qy_message_t *message, int *ended, char how[64],
+                          qy_error_t *err)
+{
+    size_t total = 0;
+    *message = (qy_message_t){0};
+    *ended = 0;
+    QY_TRY(fill(child, err));
+    if (child->used >= QY_FRAME_BYTES)
+        QY_TRY(qy_message_length(child->buffer, child->used, &total, err));
+    if (total > 0 && child->used >= total) {
+        QY_TRY(qy_message_decode(message, child->buffer, total, err));
+        memmove(child->buffer, child->buffer + total, child->used - total);
+        child->used -= total;
+        return QY_OK;
+    }
+    if (!child->closed)
+        return QY_OK;
+    int wait_status = 0;
+    while (waitpid(child->pid, &wait_status, 0) < 0 && errno == EINTR)
+        ;
+    child->pid = 0;
+    describe(wait_status, how);
+    *ended = 1;
+    return QY_OK;
+}
+
+void qy_child_destroy(qy_child_t **child)
+{
+    qy_child_t *c = *child;
+    if (!c)
+        return;
+    if (c->pid > 0) {
+        kill(c->pid, SIGKILL);
+        while (waitpid(c->pid, NULL, 0) < 0 && errno == EINTR)
+            ;
+    }
+    close(c->fd);
+    free(c->buffer);
+    free(c);
+    *child = NULL;
+}
+
+/* --- the child's side ----------------------------------------------------------------------------- */
+
+qy_status_t qy_child_settle(qy_error_t *err)
+{
+    pid_t parent = getppid();
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (parent == 1 || getppid() != parent) /* it died before the signal was set */
+        return qy_fail(err, QY_ERR_COMM, "the worker that started this task is gone");
+    FILE *f = fopen("/proc/self/oom_score_adj", "we");
+    if (f) {
+        fputs("1000", f);
+        fclose(f);
+    }
+    return QY_OK;
+}
+
+typedef struct {
+    int fd;
+    int32_t task_id;
+} reporter_t;
+
+static void report(void *context, const qy_progress_t *progress)
+{
+    const reporter_t *r = context;
+    qy_progress_t p = *progress;
+    void *bytes;
+    size_t n;
+    p.task_id = r->task_id;
+    if (qy_progress_encode(&p, &bytes, &n, NULL) != QY_OK)
+        return;
+    send_message(r->fd, QY_MSG_PROGRESS, bytes, n, NULL); /* a dead parent ends us anyway */
+    free(bytes);
+}
+
+static qy_status_t receive_task(int fd, qy_task_t *task, qy_error_t *err)
+{
+    char frame[QY_FRAME_BYTES];
+    size_t total = 0, have = 0;
+    char *bytes = malloc(QY_FRAME_BYTES + 2 * sizeof *task);
+    qy_status_t status = QY_OK;
+    if (!bytes)
+        return qy_fail(err, QY_ERR_MEMORY, "task: out of host memory");
+    while (status == QY_OK && (total == 0 || have < total)) {
+        size_t want = total ? total - have : sizeof frame - have;
+        ssize_t n = read(fd, bytes + have, want);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            status = qy_fail(err, QY_ERR_COMM, "the task did not arrive");
+            break;
+        }
+        have += (size_t)n;
+        if (total == 0 && have == sizeof frame) {
+            status = qy_message_length(bytes, have, &total, err);
+            if (status == QY_OK && total > QY_FRAME_BYTES + 2 * sizeof *task)
+                status = qy_fail(err, QY_ERR_FORMAT, "task of %zu bytes", total);
+        }
+    }
+    qy_message_t message = {0};
+    if (status == QY_OK)
+        status = qy_message_decode(&message, bytes, total, err);
+    if (status == QY_OK)
+        status = message.kind == QY_MSG_TASK
+                     ? qy_task_decode(task, message.payload, message.bytes, err)
+                     : qy_fail(err, QY_ERR_FORMAT, "message kind %d, not a task", message.kind);
+    qy_message_free(&message);
+    free(bytes);
+    return status;
+}
+
+qy_status_t qy_child_serve(int fd, qy_error_t *err)
+{
+    qy_task_t task;
+    qy_result_t result;
+    void *bytes;
+    size_t n;
+    QY_TRY(receive_task(fd, &task, err));
+    reporter_t reporter = {.fd = fd, .task_id = task.id};
+    qy_run_task(&task, &(qy_hooks_t){.progress = report, .context = &reporter}, &result);
+    qy_status_t status = qy_result_encode(&result, &bytes, &n, err);
+    if (status == QY_OK) {
+        status = send_message(fd, QY_MSG_RESULT, bytes, n, err);
+        free(bytes);
+    }
+    qy_result_free(&result);
+    return status;
+}

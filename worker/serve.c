@@ -1,0 +1,207 @@
+#include "worker/serve.h"
+
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "jobs/protocol.h"
+#include "worker/child.h"
+#include "worker/e2e_qp.h"
+
+/* A worker that has nothing else to say says so this often. */
+static const double alive_interval_s = 1.0;
+
+struct qy_server {
+    const qy_plan_t *plan;
+    qy_link_t *link;
+    int rank;
+    const volatile sig_atomic_t *stop;
+    char log_path[QY_PATH_MAX];
+    qy_child_t *child;
+    qy_task_t task; /* the child's */
+    double began, last_sent;
+};
+
+static qy_status_t send(qy_server_t *s, qy_msg_kind_t kind, const void *payload, size_t bytes,
+                        qy_error_t *err)
+{
+    void *message;
+    size_t n;
+    QY_TRY(qy_message_encode(kind, payload, bytes, &message, &n, err));
+    qy_status_t status = s->link->send(s->link, 0, message, n, err);
+    free(message);
+    s->last_sent = qy_now_s();
+    return status;
+}
+
+static qy_status_t send_result(qy_server_t *s, qy_msg_kind_t kind, const qy_result_t *result,
+                               qy_error_t *err)
+{
+    void *bytes;
+    size_t n;
+    QY_TRY(qy_result_encode(result, &bytes, &n, err));
+    qy_status_t status = send(s, kind, bytes, n, err);
+    free(bytes);
+    return status;
+}
+
+static qy_status_t say_hello(qy_server_t *s, qy_error_t *err)
+{
+    qy_hello_t hello = {.rank = s->rank, .pid = getpid()};
+    void *bytes;
+    size_t n;
+    gethostname(hello.host, sizeof hello.host - 1);
+    memcpy(hello.plan_hash, s->plan->hash, sizeof hello.plan_hash);
+    QY_TRY(qy_hello_encode(&hello, &bytes, &n, err));
+    qy_status_t status = send(s, QY_MSG_HELLO, bytes, n, err);
+    free(bytes);
+    return status;
+}
+
+qy_status_t qy_server_create(qy_server_t **out, const qy_plan_t *plan, qy_link_t *link, int rank,
+                             const volatile sig_atomic_t *stop, qy_error_t *err)
+{
+    qy_server_t *s = calloc(1, sizeof *s);
+    if (!s)
+        return qy_fail(err, QY_ERR_MEMORY, "worker: out of host memory");
+    *s = (qy_server_t){.plan = plan, .link = link, .rank = rank, .stop = stop};
+    qy_status_t status =
+        qy_path(s->log_path, err, "%s/logs/rank-%03d.log", plan->spec.run_dir, rank);
+    if (status == QY_OK)
+        status = say_hello(s, err);
+    if (status != QY_OK)
+        qy_server_destroy(&s);
+    else
+        *out = s;
+    return status;
+}
+
+void qy_server_destroy(qy_server_t **server)
+{
+    if (!*server)
+        return;
+    qy_child_destroy(&(*server)->child);
+    free(*server);
+    *server = NULL;
+}
+
+/* Answers for the child: it is gone, or cannot be started, or speaks nonsense. */
+static qy_status_t answer_failure(qy_server_t *s, const qy_error_t *error, qy_error_t *err)
+{
+    qy_result_t result = {.task_id = s->task.id, .kind = s->task.kind, .error = *error,
+                          .seconds = qy_now_s() - s->began};
+    qy_child_destroy(&s->child);
+    return send_result(s, QY_MSG_RESULT, &result, err);
+}
+
+static qy_status_t start_task(qy_server_t *s, const qy_message_t *message, qy_error_t *err)
+{
+    qy_error_t error;
+    QY_TRY(qy_task_decode(&s->task, message->payload, message->bytes, err));
+    s->began = qy_now_s();
+    if (s->child)
+        return qy_fail(err, QY_ERR_COMM, "rank %d was given a task while it has one", s->rank);
+    if (qy_child_start(&s->child, &s->task, s->log_path, &error) != QY_OK)
+        return answer_failure(s, &error, err);
+    return QY_OK;
+}
+
+static void forward_e2e(void *context, const qy_progress_t *progress)
+{
+    qy_server_t *s = context;
+    void *bytes;
+    size_t n;
+    if (qy_progress_encode(progress, &bytes, &n, NULL) != QY_OK)
+        return;
+    send(s, QY_MSG_PROGRESS, bytes, n, NULL);
+    free(bytes);
+}
+
+static qy_status_t run_e2e(qy_server_t *s, qy_error_t *err)
+{
+    qy_result_t result = {.task_id = -1};
+    double began = qy_now_s();
+    qy_e2e_run(s->plan, &(qy_hooks_t){.progress = forward_e2e, .context = s, .stop = s->stop},
+               &result.error);
+    result.seconds = qy_now_s() - began;
+    return send_result(s, QY_MSG_PHASE_DONE, &result, err);
+}
+
+static qy_status_t take_message(qy_server_t *s, const void *bytes, size_t n, int *done,
+                                qy_error_t *err)
+{
+    qy_message_t message;
+    QY_TRY(qy_message_decode(&message, bytes, n, err));
+    qy_status_t status = QY_OK;
+    switch (message.kind) {
+    case QY_MSG_TASK:
+        status = start_task(s, &message, err);
+        break;
+    case QY_MSG_E2E:
+        status = run_e2e(s, err);
+        break;
+    case QY_MSG_STOP:
+        qy_child_destroy(&s->child);
+        *done = 1;
+        break;
+    default:
+        status = qy_fail(err, QY_ERR_COMM, "rank %d: message kind %d from the coordinator", s->rank,
+                         (int)message.kind);
+    }
+    qy_message_free(&message);
+    return status;
+}
+
+/* What the child has to say, passed on. */
+static qy_status_t poll_child(qy_server_t *s, qy_error_t *err)
+{
+    while (s->child) {
+        qy_message_t message;
+        qy_error_t error;
+        char how[64];
+        int ended;
+        if (qy_child_poll(s->child, &message, &ended, how, &error) != QY_OK)
+            return answer_failure(s, &error, err);
+        if (ended) {
+            qy_fail(&error, QY_ERR_CRASHED, "the task's process ended with %s; see %s", how,
+                    s->log_path);
+            return answer_failure(s, &error, err);
+        }
+        if (!message.payload)
+            return QY_OK;
+        qy_status_t status = send(s, message.kind, message.payload, message.bytes, err);
+        if (message.kind == QY_MSG_RESULT)
+            qy_child_destroy(&s->child); /* it has nothing more to do but to leave */
+        qy_message_free(&message);
+        QY_TRY(status);
+    }
+    return QY_OK;
+}
+
+qy_status_t qy_server_poll(qy_server_t *s, int *done, qy_error_t *err)
+{
+    *done = 0;
+    while (!*done) {
+        void *bytes;
+        size_t n;
+        int peer;
+        QY_TRY(s->link->poll(s->link, &peer, &bytes, &n, err));
+        if (!bytes)
+            break;
+        qy_status_t status = take_message(s, bytes, n, done, err);
+        free(bytes);
+        QY_TRY(status);
+    }
+    QY_TRY(poll_child(s, err));
+    if (!*done && qy_now_s() - s->last_sent > alive_interval_s)
+        return send(s, QY_MSG_ALIVE, NULL, 0, err);
+    return QY_OK;
+}
+
+void qy_server_wait(const qy_server_t *server, int timeout_ms)
+{
+    struct pollfd fd = {.fd = server->child ? qy_child_fd(server->child) : -1, .events = POLLIN};
+    poll(&fd, 1, timeout_ms);
+}

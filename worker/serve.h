@@ -1,0 +1,26 @@
+/*
+ * A rank as a worker: takes tasks from the coordinator over a link, runs each in a child process, passes
+ * progress and results on; E2E-QP runs in the rank itself. Polled, never blocks but in E2E-QP.
+ */
+#ifndef QY_WORKER_SERVE_H
+#define QY_WORKER_SERVE_H
+
+#include <signal.h>
+
+#include "jobs/link.h"
+#include "jobs/plan.h"
+
+typedef struct qy_server qy_server_t;
+
+/* Says HELLO. link: the worker's end. stop is looked at inside E2E-QP. */
+qy_status_t qy_server_create(qy_server_t **out, const qy_plan_t *plan, qy_link_t *link, int rank,
+                             const volatile sig_atomic_t *stop, qy_error_t *err);
+void qy_server_destroy(qy_server_t **server);
+
+/* Handles what arrived. *done: the coordinator said STOP. */
+qy_status_t qy_server_poll(qy_server_t *server, int *done, qy_error_t *err);
+
+/* Waits until the child says something, at most timeout_ms. */
+void qy_server_wait(const qy_server_t *server, int timeout_ms);
+
+#endif
