@@ -30,6 +30,16 @@ qy_status_t qy_add(const qy_device_t *dev, qy_tensor_t *y, const qy_tensor_t *a,
     return dev->ops->add(dev, y, a, b, err);
 }
 
+qy_status_t qy_mul(const qy_device_t *dev, qy_tensor_t *y, const qy_tensor_t *a,
+                   const qy_tensor_t *b, qy_error_t *err)
+{
+    QY_TRY(qy_check_given("mul", "y", y, QY_TYPE(QY_F32), err));
+    int64_t n = qy_tensor_count(y);
+    QY_TRY(qy_check_count("mul", "a", a, QY_TYPE(QY_F32), n, err));
+    QY_TRY(qy_check_count("mul", "b", b, QY_TYPE(QY_F32), n, err));
+    return dev->ops->mul(dev, y, a, b, err);
+}
+
 qy_status_t qy_embedding_fwd(const qy_device_t *dev, qy_tensor_t *y, const qy_tensor_t *table,
                              const qy_tensor_t *ids, int accumulate, qy_error_t *err)
 {

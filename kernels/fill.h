@@ -21,6 +21,10 @@ qy_status_t qy_convert(const qy_device_t *dev, qy_tensor_t *y, const qy_tensor_t
 qy_status_t qy_add(const qy_device_t *dev, qy_tensor_t *y, const qy_tensor_t *a,
                    const qy_tensor_t *b, qy_error_t *err);
 
+/* y = a b, element by element; all f32 and of one count; y may alias a or b. */
+qy_status_t qy_mul(const qy_device_t *dev, qy_tensor_t *y, const qy_tensor_t *a,
+                   const qy_tensor_t *b, qy_error_t *err);
+
 /*
  * Rows of a table: y[m] = table[ids[m]], or += with accumulate (token and learned positions).
  * y  out  compute (M, D).   table  in  compute (V, D).   ids  in  i32 (M), each in [0, V) (the caller checks)

@@ -93,6 +93,18 @@ static QY_CLONES void add_f32(float *y, const float *a, const float *b, int64_t 
         y[i] = a[i] + b[i];
 }
 
+qy_status_t qy_cpu_mul(const qy_device_t *dev, qy_tensor_t *y, const qy_tensor_t *a,
+                       const qy_tensor_t *b, qy_error_t *err)
+{
+    (void)err;
+    float *to = qy_f32(y), *left = qy_f32(a), *right = qy_f32(b);
+    int64_t n = qy_tensor_count(y);
+#pragma omp parallel for num_threads(dev->threads) if (n > QY_CPU_CHUNK)
+    for (int64_t i = 0; i < n; i++)
+        to[i] = left[i] * right[i];
+    return QY_OK;
+}
+
 qy_status_t qy_cpu_add(const qy_device_t *dev, qy_tensor_t *y, const qy_tensor_t *a,
                        const qy_tensor_t *b, qy_error_t *err)
 {
