@@ -2,7 +2,8 @@
  * Checkpoints for other engines: a table of exporters, one file each (model/export_<name>.c).
  *
  * An exporter writes into DIR.tmp, which becomes DIR when everything is there: config.json as the
- * user's with quantization_config added, tensors, tokenizer files unchanged, recipe.yaml, a model card.
+ * user's with quantization_config added, tensors, tokenizer files unchanged, recipe.yaml, a model card,
+ * and quarry.json, which says what was exported and marks a folder that may be overwritten.
  */
 #ifndef QY_MODEL_EXPORT_H
 #define QY_MODEL_EXPORT_H
@@ -25,8 +26,9 @@ typedef struct {
     qy_qsource_t source;
     const char *recipe;      /* resolved job.yaml, written as recipe.yaml; may be NULL */
     const char *card;        /* text for README.md after its front matter: what was measured */
+    const char *plan_hash;   /* of the run, for quarry.json; may be NULL */
     const char *version;     /* of this program */
-    bool overwrite;          /* an existing DIR is replaced; else it is refused */
+    bool overwrite;          /* an existing export in DIR is replaced; else a DIR in use is refused */
 } qy_export_t;
 
 typedef struct {

@@ -1,0 +1,310 @@
+#include "model/qmodel.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/half.h"
+#include "base/pack.h"
+
+enum {
+    PARTS_MAX = 4 * QY_N_LINEARS + 2 * QY_N_NORMS,
+    PART_NAME_MAX = QY_NAME_MAX + 16, /* "self_attn.q_proj/scales" */
+    STORAGE_ALIGN = 64, /* bytes from one tensor of a block to the next, rounded up to this */
+    BITS_MAX = 8
+};
+
+/* One dataset of a block: its name, type and shape, and the place of its tensor in qy_qblock_t. */
+typedef struct {
+    char name[PART_NAME_MAX];
+    qy_tensor_t like; /* data is NULL */
+    size_t place;
+} part_t;
+
+int64_t qy_quant_group_cols(const qy_quant_form_t *form, int64_t in)
+{
+    return form->group > 0 ? form->group : in;
+}
+
+int64_t qy_quant_n_groups(const qy_quant_form_t *form, int64_t in)
+{
+    return in / qy_quant_group_cols(form, in);
+}
+
+/* --- the parts of a block --- */
+
+static void add_part(part_t *parts, int *n, const char *layer, const char *what, size_t place,
+                     qy_tensor_t like)
+{
+    part_t *part = &parts[(*n)++];
+    snprintf(part->name, sizeof part->name, "%s/%s", layer, what);
+    part->like = like;
+    part->place = place;
+}
+
+#define PLACE(field, i) (offsetof(qy_qblock_t, field) + (size_t)(i) * sizeof(qy_tensor_t))
+
+static int list_parts(part_t parts[PARTS_MAX], const qy_arch_t *arch, const qy_quant_form_t *form)
+{
+    int n = 0;
+    for (int i = 0; i < QY_N_LINEARS; i++) {
+        const qy_linear_desc_t *d = &arch->linear[i];
+        if (!d->present)
+            continue;
+        int64_t words = qy_pack_words(d->in, form->bits), groups = qy_quant_n_groups(form, d->in);
+        add_part(parts, &n, d->name, "codes", PLACE(codes, i),
+                 qy_tensor_2d(NULL, QY_U32, d->out, words));
+        add_part(parts, &n, d->name, "scales", PLACE(scales, i),
+                 qy_tensor_2d(NULL, QY_F16, d->out, groups));
+        add_part(parts, &n, d->name, "zeros", PLACE(zeros, i),
+                 qy_tensor_2d(NULL, QY_U8, d->out, groups));
+        if (d->bias)
+            add_part(parts, &n, d->name, "bias", PLACE(bias, i),
+                     qy_tensor_1d(NULL, QY_F32, d->out));
+    }
+    for (int i = 0; i < QY_N_NORMS; i++) {
+        const qy_norm_desc_t *d = &arch->norm[i];
+        if (!d->present)
+            continue;
+        add_part(parts, &n, d->name, "weight", PLACE(norm, i), qy_tensor_1d(NULL, QY_F32, d->size));
+        if (d->bias)
+            add_part(parts, &n, d->name, "bias", PLACE(norm_bias, i),
+                     qy_tensor_1d(NULL, QY_F32, d->size));
+    }
+    return n;
+}
+
+static qy_tensor_t *part_tensor(qy_qblock_t *block, const part_t *part)
+{
+    return (qy_tensor_t *)((char *)block + part->place);
+}
+
+static qy_status_t check_form(const qy_arch_t *arch, const qy_quant_form_t *form, qy_error_t *err)
+{
+    if (form->bits < 1 || form->bits > BITS_MAX)
+        return qy_fail(err, QY_ERR_ARG, "%d bits per weight, 1 to %d expected", form->bits,
+                       BITS_MAX);
+    for (int i = 0; i < QY_N_LINEARS; i++) {
+        const qy_linear_desc_t *d = &arch->linear[i];
+        if (d->present && (form->group < 0 || d->in % qy_quant_group_cols(form, d->in) != 0))
+            return qy_fail(err, QY_ERR_SHAPE, "%s: group of %lld columns does not divide %lld",
+                           d->name, (long long)form->group, (long long)d->in);
+    }
+    return QY_OK;
+}
+
+static size_t aligned_bytes(const qy_tensor_t *t)
+{
+    return (qy_tensor_bytes(t) + STORAGE_ALIGN - 1) / STORAGE_ALIGN * STORAGE_ALIGN;
+}
+
+qy_status_t qy_qblock_create(qy_qblock_t *out, const qy_arch_t *arch, const qy_quant_form_t *form,
+                             qy_error_t *err)
+{
+    QY_TRY(check_form(arch, form, err));
+    part_t parts[PARTS_MAX];
+    int n = list_parts(parts, arch, form);
+    size_t total = 0;
+    for (int i = 0; i < n; i++)
+        total += aligned_bytes(&parts[i].like);
+    qy_qblock_t made = {.form = *form, .storage = calloc(1, total)};
+    if (!made.storage)
+        return qy_fail(err, QY_ERR_MEMORY, "no memory for the %zu bytes of a quantized block",
+                       total);
+    char *at = made.storage;
+    for (int i = 0; i < n; i++) {
+        qy_tensor_t *t = part_tensor(&made, &parts[i]);
+        *t = parts[i].like;
+        t->data = at;
+        at += aligned_bytes(t);
+    }
+    *out = made;
+    return QY_OK;
+}
+
+void qy_qblock_free(qy_qblock_t *block)
+{
+    if (!block)
+        return;
+    free(block->storage);
+    *block = (qy_qblock_t){0};
+}
+
+/* --- files --- */
+
+qy_status_t qy_qblock_write(const qy_qblock_t *block, const qy_arch_t *arch, qy_h5_t *file,
+                            const char *prefix, qy_error_t *err)
+{
+    part_t parts[PARTS_MAX];
+    int n = list_parts(parts, arch, &block->form);
+    for (int i = 0; i < n; i++) {
+        char name[QY_PATH_MAX];
+        QY_TRY(qy_path(name, err, "%s%s", prefix, parts[i].name));
+        const qy_tensor_t *t = (const qy_tensor_t *)((const char *)block + parts[i].place);
+        QY_TRY(qy_h5_write(file, name, t, err));
+    }
+    return QY_OK;
+}
+
+static bool f16_usable(uint16_t step)
+{
+    return step > 0 && step < 0x7c00u; /* positive and finite */
+}
+
+/* What a file may not hold, whoever wrote it: a zero point without a code, a step that is no step.
+ */
+static qy_status_t check_values(const qy_qblock_t *block, const qy_arch_t *arch,
+                                const qy_h5_t *file, const char *prefix, qy_error_t *err)
+{
+    int q_max = (1 << block->form.bits) - 1;
+    for (int i = 0; i < QY_N_LINEARS; i++) {
+        if (!arch->linear[i].present)
+            continue;
+        const uint8_t *zeros = block->zeros[i].data;
+        const uint16_t *scales = block->scales[i].data;
+        int64_t n = qy_tensor_count(&block->zeros[i]);
+        for (int64_t k = 0; k < n; k++) {
+            if (zeros[k] > q_max)
+                return qy_fail(err, QY_ERR_FORMAT, "%s: %s%s/zeros: %d at %lld, at most %d",
+                               qy_h5_path(file), prefix, arch->linear[i].name, zeros[k],
+                               (long long)k, q_max);
+            if (!f16_usable(scales[k]))
+                return qy_fail(err, QY_ERR_NUMERIC,
+                               "%s: %s%s/scales: %g at %lld is not a positive finite step",
+                               qy_h5_path(file), prefix, arch->linear[i].name,
+                               (double)qy_f16_to_f32(scales[k]), (long long)k);
+        }
+    }
+    return QY_OK;
+}
+
+static qy_status_t read_parts(qy_qblock_t *block, const qy_arch_t *arch, qy_h5_t *file,
+                              const char *prefix, qy_error_t *err)
+{
+    part_t parts[PARTS_MAX];
+    int n = list_parts(parts, arch, &block->form);
+    for (int i = 0; i < n; i++) {
+        char name[QY_PATH_MAX];
+        QY_TRY(qy_path(name, err, "%s%s", prefix, parts[i].name));
+        QY_TRY(qy_h5_read(file, name, part_tensor(block, &parts[i]), err));
+    }
+    return check_values(block, arch, file, prefix, err);
+}
+
+qy_status_t qy_qblock_read(qy_qblock_t *out, const qy_arch_t *arch, const qy_quant_form_t *form,
+                           qy_h5_t *file, const char *prefix, qy_error_t *err)
+{
+    qy_qblock_t made;
+    QY_TRY(qy_qblock_create(&made, arch, form, err));
+    qy_status_t status = read_parts(&made, arch, file, prefix, err);
+    if (status == QY_OK)
+        *out = made;
+    else
+        qy_qblock_free(&made);
+    return status;
+}
+
+/* Steps of one layer from f32 to f16; steps is room for them. */
+static qy_status_t read_layer_scales(uint16_t *dst, float *steps, const qy_tensor_t *like,
+                                     const char *layer, qy_h5_t *file, qy_error_t *err)
+{
+    char name[PART_NAME_MAX];
+    snprintf(name, sizeof name, "%s/scales", layer);
+    qy_tensor_t t = qy_tensor_2d(steps, QY_F32, like->shape[0], like->shape[1]);
+    QY_TRY(qy_h5_read(file, name, &t, err));
+    int64_t n = qy_tensor_count(&t);
+    for (int64_t i = 0; i < n; i++) {
+        dst[i] = qy_f32_to_f16(steps[i]);
+        if (!f16_usable(dst[i]))
+            return qy_fail(err, QY_ERR_NUMERIC,
+                           "%s: %s: %g at %lld is not a positive finite step in f16",
+                           qy_h5_path(file), name, (double)steps[i], (long long)i);
+    }
+    return QY_OK;
+}
+
+/* All layers' steps one after the other into halves, so that a failure leaves the block as it was.
+ */
+static qy_status_t read_all_scales(uint16_t *halves, float *steps, const qy_qblock_t *block,
+                                   const qy_arch_t *arch, qy_h5_t *file, qy_error_t *err)
+{
+    for (int i = 0; i < QY_N_LINEARS; i++) {
+        if (!arch->linear[i].present)
+            continue;
+        QY_TRY(
+            read_layer_scales(halves, steps, &block->scales[i], arch->linear[i].name, file, err));
+        halves += qy_tensor_count(&block->scales[i]);
+    }
+    return QY_OK;
+}
+
+qy_status_t qy_qblock_read_scales(qy_qblock_t *block, const qy_arch_t *arch, qy_h5_t *file,
+                                  qy_error_t *err)
+{
+    size_t total = 0;
+    for (int i = 0; i < QY_N_LINEARS; i++)
+        if (arch->linear[i].present)
+            total += (size_t)qy_tensor_count(&block->scales[i]);
+    float *steps = malloc(total * sizeof *steps);
+    uint16_t *halves = malloc(total * sizeof *halves);
+    qy_status_t status =
+        steps && halves
+            ? read_all_scales(halves, steps, block, arch, file, err)
+            : qy_fail(err, QY_ERR_MEMORY, "%s: no memory for %zu steps", qy_h5_path(file), total);
+    const uint16_t *at = halves;
+    for (int i = 0; status == QY_OK && i < QY_N_LINEARS; i++) {
+        if (!arch->linear[i].present)
+            continue;
+        memcpy(block->scales[i].data, at, qy_tensor_bytes(&block->scales[i]));
+        at += qy_tensor_count(&block->scales[i]);
+    }
+    free(steps);
+    free(halves);
+    return status;
+}
+
+/* --- finished weights --- */
+
+/* One row; returns the first column whose weight is not finite in f16, or −1. */
+static int64_t dequantize_row(uint16_t *dst, const uint8_t *codes, const uint16_t *scales,
+                              const uint8_t *zeros, int64_t groups, int64_t cols)
+{
+    int64_t bad = -1;
+    for (int64_t g = 0; g < groups; g++) {
+        float step = qy_f16_to_f32(scales[g]);
+        for (int64_t i = g * cols; i < (g + 1) * cols; i++) {
+            dst[i] = qy_f32_to_f16((float)(codes[i] - zeros[g]) * step);
+            if ((dst[i] & 0x7c00u) == 0x7c00u && bad < 0)
+                bad = i;
+        }
+    }
+    return bad;
+}
+
+qy_status_t qy_qblock_dequantize(const qy_qblock_t *block, const qy_arch_t *arch,
+                                 qy_linear_id_t linear, uint16_t *dst, qy_error_t *err)
+{
+    const qy_linear_desc_t *d = &arch->linear[linear];
+    int64_t cols = qy_quant_group_cols(&block->form, d->in);
+    int64_t groups = qy_quant_n_groups(&block->form, d->in);
+    int64_t words = qy_pack_words(d->in, block->form.bits);
+    const uint32_t *packed = block->codes[linear].data;
+    const uint16_t *scales = block->scales[linear].data;
+    const uint8_t *zeros = block->zeros[linear].data;
+    uint8_t *codes = malloc((size_t)d->in);
+    if (!codes)
+        return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for a row of codes", d->name);
+    qy_status_t status = QY_OK;
+    for (int64_t row = 0; row < d->out && status == QY_OK; row++) {
+        qy_unpack(codes, packed + row * words, d->in, block->form.bits);
+        int64_t bad = dequantize_row(dst + row * d->in, codes, scales + row * groups,
+                                     zeros + row * groups, groups, cols);
+        if (bad >= 0)
+            status = qy_fail(err, QY_ERR_NUMERIC, "%s: weight (%lld, %lld) is too large for f16",
+                             d->name, (long long)row, (long long)bad);
+    }
+    free(codes);
+    return status;
+}
