@@ -4,7 +4,8 @@
 
 qy_quant_form_t qy_plan_form(const qy_plan_t *plan)
 {
-    return (qy_quant_form_t){.bits = (int)plan->spec.quantize.weights.bits, .group = plan->group,
+    return (qy_quant_form_t){.bits = (int)plan->spec.quantize.weights.bits,
+                             .group = plan->group,
                              .symmetric = plan->spec.quantize.weights.symmetric};
 }
 

@@ -1,4 +1,5 @@
-/* Finished blocks of a run: from the segments' files, from the stitched model, with E2E-QP's steps. */
+/* Finished blocks of a run: from the segments' files, from the stitched model, with E2E-QP's steps.
+ */
 #ifndef QY_JOBS_FINISHED_H
 #define QY_JOBS_FINISHED_H
 
@@ -12,7 +13,8 @@ qy_quant_form_t qy_plan_form(const qy_plan_t *plan);
 qy_status_t qy_finished_read(const qy_plan_t *plan, int64_t block, qy_qblock_t *out,
                              qy_error_t *err);
 
-/* A block of model/model.h5; with final, its steps from the last e2e/ step (which must be there). */
+/* A block of model/model.h5; with final, its steps from the last e2e/ step (which must be there).
+ */
 qy_status_t qy_finished_read_model(const qy_plan_t *plan, int64_t block, int final,
                                    qy_qblock_t *out, qy_error_t *err);
 

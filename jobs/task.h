@@ -20,8 +20,15 @@ typedef enum {
 /* Which token windows a capture task walks. */
 typedef enum { QY_SET_CALIBRATION, QY_SET_E2E } qy_sample_set_t;
 
-/* Which model an evaluation runs. */
-typedef enum { QY_VARIANT_ORIGINAL, QY_VARIANT_STITCHED, QY_VARIANT_FINAL, QY_N_VARIANTS } qy_variant_t;
+/* Which model an evaluation runs: the checkpoint; the same plainly rounded (min-max), which shows what the
+ * training is worth; the stitched blocks; those with E2E-QP's steps. */
+typedef enum {
+    QY_VARIANT_ORIGINAL,
+    QY_VARIANT_ROUNDED,
+    QY_VARIANT_STITCHED,
+    QY_VARIANT_FINAL,
+    QY_N_VARIANTS
+} qy_variant_t;
 
 typedef struct {
     qy_task_kind_t kind;

@@ -19,8 +19,8 @@ static void linear(qy_program_t *p, qy_linear_id_t id, qy_slot_t out, qy_slot_t 
 }
 
 /* Projection of queries or keys, then what the family does to each head; returns the last slot. */
-static qy_slot_t head_stage(qy_program_t *p, qy_slot_t projected, qy_slot_t normed, qy_slot_t rotated,
-                            qy_norm_id_t norm)
+static qy_slot_t head_stage(qy_program_t *p, qy_slot_t projected, qy_slot_t normed,
+                            qy_slot_t rotated, qy_norm_id_t norm)
 {
     qy_slot_t last = projected;
     if (p->arch.norm[norm].present) {
@@ -132,7 +132,8 @@ int64_t qy_program_gradient_bytes(const qy_program_t *program, int64_t batch, in
 {
     int64_t sum = 0;
     for (int s = 0; s < QY_N_SLOTS; s++)
-        if (program->used[s] && s != QY_SLOT_Y && qy_program_gradient_home(program, (qy_slot_t)s) == (qy_slot_t)s)
+        if (program->used[s] && s != QY_SLOT_Y &&
+            qy_program_gradient_home(program, (qy_slot_t)s) == (qy_slot_t)s)
             sum += rounded(batch * length * qy_program_cols(program, (qy_slot_t)s) * element_bytes);
     return sum;
 }

@@ -124,8 +124,8 @@ qy_status_t qy_block_acts_take(qy_block_acts_t *acts, const qy_block_t *block, i
             QY_TRY(take_1d(arena, &acts->rstd[row->id], QY_F32, tokens * heads, err));
         }
     }
-    return qy_arena_tensor(arena, &acts->lse, QY_F32, 3,
-                           (int64_t[]){batch, a->n_heads, length}, err);
+    return qy_arena_tensor(arena, &acts->lse, QY_F32, 3, (int64_t[]){batch, a->n_heads, length},
+                           err);
 }
 
 qy_block_acts_t qy_block_acts_narrow(const qy_block_acts_t *acts, int64_t batch)
@@ -148,7 +148,8 @@ qy_status_t qy_block_grads_take(qy_block_grads_t *grads, const qy_block_t *block
 {
     const qy_program_t *p = &block->program;
     for (int s = 0; s < QY_N_SLOTS; s++)
-        if (p->used[s] && s != QY_SLOT_Y && qy_program_gradient_home(p, (qy_slot_t)s) == (qy_slot_t)s)
+        if (p->used[s] && s != QY_SLOT_Y &&
+            qy_program_gradient_home(p, (qy_slot_t)s) == (qy_slot_t)s)
             QY_TRY(take(arena, &grads->slot[s], block->dev->compute, batch * length,
                         qy_program_cols(p, (qy_slot_t)s), err));
     return QY_OK;
@@ -171,8 +172,7 @@ static qy_tensor_t as_heads(const pass_t *pass, const qy_tensor_t *t, qy_slot_t 
     const qy_program_t *p = &pass->block->program;
     int64_t d = p->arch.head_dim;
     return qy_tensor_reshape(
-        t, 4,
-        (int64_t[]){pass->acts->batch, pass->acts->length, qy_program_cols(p, slot) / d, d});
+        t, 4, (int64_t[]){pass->acts->batch, pass->acts->length, qy_program_cols(p, slot) / d, d});
 }
 
 static qy_tensor_t as_head_rows(const pass_t *pass, const qy_tensor_t *t)
@@ -369,7 +369,11 @@ qy_status_t qy_block_backward(const qy_block_t *block, const qy_block_params_t *
                               const qy_block_acts_t *acts, qy_block_grads_t *grads,
                               const qy_tensor_t *dy, int want_dx, qy_error_t *err)
 {
-    pass_t pass = {.block = block, .params = params, .acts = acts, .grads = grads, .dy = *dy,
+    pass_t pass = {.block = block,
+                   .params = params,
+                   .acts = acts,
+                   .grads = grads,
+                   .dy = *dy,
                    .want_dx = want_dx};
     for (int i = block->program.n_rows - 1; i >= 0; i--) {
         const qy_row_t *row = &block->program.row[i];

@@ -1,7 +1,7 @@
 /*
  * Executes a block program on a device: forward down the rows, backward up. It knows nothing of
- * quantization: each linear row multiplies by whatever weight tensor it is given, and a hook hears when
- * a weight's gradient is there. Whoever trains or freezes a weight owns that tensor.
+ * quantization: each linear row multiplies by whatever weight tensor it is given, and a hook hears
+ * when a weight's gradient is there. Whoever trains or freezes a weight owns that tensor.
  */
 #ifndef QY_WORKER_BLOCK_H
 #define QY_WORKER_BLOCK_H
@@ -29,7 +29,8 @@ typedef struct {
 /* Where gradients go; all in device memory. */
 typedef struct {
     qy_tensor_t slot[QY_N_SLOTS]; /* work space: gradients of the slots */
-    qy_tensor_t dw[QY_N_LINEARS]; /* f32 (O, I); may share memory where after_dw consumes each at once */
+    qy_tensor_t
+        dw[QY_N_LINEARS]; /* f32 (O, I); may share memory where after_dw consumes each at once */
     qy_tensor_t dnorm[QY_N_NORMS]; /* f32 (D); .data NULL: norms are frozen */
     qy_tensor_t dnorm_bias[QY_N_NORMS];
     /* Called when dw[linear] is there; may be NULL. */
@@ -70,8 +71,8 @@ qy_status_t qy_block_forward(const qy_block_t *block, const qy_block_params_t *p
                              qy_error_t *err);
 
 /*
- * Gradients from dy (compute (batch × length, hidden)), which is overwritten: with want_dx by the gradient
- * of x. Without it no row computes what only that would need.
+ * Gradients from dy (compute (batch × length, hidden)), which is overwritten: with want_dx by the
+ * gradient of x. Without it no row computes what only that would need.
  */
 qy_status_t qy_block_backward(const qy_block_t *block, const qy_block_params_t *params,
                               const qy_block_acts_t *acts, qy_block_grads_t *grads,

@@ -62,8 +62,10 @@ static int norms_trained(const qy_plan_t *plan)
 qy_status_t qy_block_ap_take(qy_block_ap_t *t, const qy_plan_t *plan, qy_forward_t *f, int training,
                              qy_arena_t *arena, qy_error_t *err)
 {
-    *t = (qy_block_ap_t){.plan = plan, .f = f, .training = training,
-                         .scaled = f->dev->compute == QY_F16};
+    *t = (qy_block_ap_t){
+        .plan = plan, .f = f, .training = training, .scaled = f->dev->compute == QY_F16};
+    t->init = plan->spec.quantize.method == QY_METHOD_RTN ? plan->spec.rtn.init
+                                                          : plan->spec.block_ap.init;
     const qy_arch_t *a = &f->model->arch;
     for (int i = 0; i < QY_N_LINEARS; i++)
         if (a->linear[i].present)
@@ -91,15 +93,12 @@ static qy_status_t zero(const qy_device_t *dev, qy_tensor_t *t, qy_error_t *err)
 static qy_status_t start_linear(qy_block_ap_t *t, int id, const qy_tensor_t *weight,
                                 qy_error_t *err)
 {
-    const qy_plan_t *plan = t->plan;
     const qy_device_t *dev = t->f->dev;
     qy_quant_vars_t *v = &t->vars[id];
-    qy_quant_form_t form = qy_plan_form(plan);
-    int init = plan->spec.quantize.method == QY_METHOD_RTN ? plan->spec.rtn.init
-                                                           : plan->spec.block_ap.init;
+    qy_quant_form_t form = qy_plan_form(t->plan);
     QY_TRY(qy_device_upload(dev, v->w.data, weight->data, qy_tensor_bytes(weight), err));
     QY_TRY(qy_quant_start(dev, &v->s, &v->z, &v->w, form.bits, form.symmetric,
-                          init == QY_INIT_LEAST_SQUARES, err));
+                          t->init == QY_INIT_LEAST_SQUARES, err));
     QY_TRY(qy_fake_quant_fwd(dev, &t->f->params.w[id], &v->w, &v->s, &v->z, form.bits, err));
     if (!t->training)
         return QY_OK;
@@ -124,15 +123,16 @@ qy_status_t qy_block_ap_start(qy_block_ap_t *t, const qy_block_weights_t *weight
         QY_TRY(zero(dev, &t->norm_m[i], err));
         QY_TRY(zero(dev, &t->norm_v[i], err));
     }
-    double state[QY_N_STATE] = {[QY_STATE_SCALE] = t->scaled ? QY_LOSS_SCALE_START : 1,
-                                [QY_STATE_DYNAMIC] = t->scaled};
+    double state[QY_N_STATE] = {
+        [QY_STATE_SCALE] = t->scaled ? QY_LOSS_SCALE_START : 1, [QY_STATE_DYNAMIC] = t->scaled};
     float hyper[QY_N_HYPER] = {[QY_HYPER_SCALE] = (float)state[QY_STATE_SCALE]};
     QY_TRY(qy_device_upload(dev, t->state.data, state, sizeof state, err));
     QY_TRY(qy_device_upload(dev, t->hyper.data, hyper, sizeof hyper, err));
     return qy_device_wait(dev, err);
 }
 
-/* The step's learning rates into hyper; rates is the host's copy and must live until the next wait. */
+/* The step's learning rates into hyper; rates is the host's copy and must live until the next wait.
+ */
 static qy_status_t set_rates(qy_block_ap_t *t, int64_t step, float rates[3], qy_error_t *err)
 {
     const qy_plan_t *plan = t->plan;
@@ -188,9 +188,8 @@ static qy_status_t look_at_losses(qy_block_ap_t *t, int64_t block, float *losses
         if (!isfinite(losses[i]))
             return qy_fail(err, QY_ERR_NUMERIC,
                            "block %lld, step %lld of %lld: the loss is %g; last good loss %g",
-                           (long long)block, (long long)i + 1,
-                           (long long)t->plan->block_ap.steps, (double)losses[i],
-                           i > 0 ? (double)losses[i - 1] : (double)NAN);
+                           (long long)block, (long long)i + 1, (long long)t->plan->block_ap.steps,
+                           (double)losses[i], i > 0 ? (double)losses[i - 1] : (double)NAN);
     *seen = done;
     return QY_OK;
 }
@@ -225,16 +224,19 @@ static qy_status_t train_steps(qy_block_ap_t *t, int64_t block, qy_stream_t *sou
         if (at == 0 && plan->spec.block_ap.shuffle)
             qy_random_permutation(host->order, n, (uint32_t)plan->spec.seed, QY_PHASE_SHUFFLE_BLOCK,
                                   ((uint64_t)block << 32) + (uint64_t)epoch);
-        QY_TRY(one_step(t, step, host->order + at, source, goal, host->rates[step % LOSS_CHECK],
-                        err));
+        QY_TRY(
+            one_step(t, step, host->order + at, source, goal, host->rates[step % LOSS_CHECK], err));
         if ((step + 1) % LOSS_CHECK && step + 1 < steps)
             continue;
         QY_TRY(look_at_losses(t, block, host->losses, &seen, step + 1, err));
         QY_TRY(qy_hooks_check(hooks, err));
         double tokens = (double)((step + 1) * batch * t->f->length);
         qy_hooks_progress(hooks, &last,
-                          &(qy_progress_t){.kind = QY_TASK_SEGMENT, .block = block, .step = step + 1,
-                                           .n_steps = steps, .loss = (double)host->losses[step],
+                          &(qy_progress_t){.kind = QY_TASK_SEGMENT,
+                                           .block = block,
+                                           .step = step + 1,
+                                           .n_steps = steps,
+                                           .loss = (double)host->losses[step],
                                            .tokens_per_s = tokens / (qy_now_s() - began)});
     }
     return QY_OK;
@@ -245,9 +247,9 @@ qy_status_t qy_block_ap_train(qy_block_ap_t *t, int64_t block, qy_stream_t *sour
                               qy_block_ap_losses_t *losses, qy_error_t *err)
 {
     int64_t steps = t->plan->block_ap.steps, eighth = steps / 8 > 0 ? steps / 8 : steps;
-    train_host_t host = {
-        .order = malloc((size_t)t->plan->spec.calibration.samples * sizeof(int64_t)),
-        .losses = calloc((size_t)steps + 1, sizeof(float))};
+    train_host_t host = {.order =
+                             malloc((size_t)t->plan->spec.calibration.samples * sizeof(int64_t)),
+                         .losses = calloc((size_t)steps + 1, sizeof(float))};
     qy_status_t status;
     if (host.order && host.losses)
         status = train_steps(t, block, source, goal, hooks, &host, err);

@@ -27,7 +27,8 @@ struct qy_child {
     int closed; /* the socket has ended */
 };
 
-/* The launcher's variables would make the child think that it is a rank. The caller frees the array. */
+/* The launcher's variables would make the child think that it is a rank. The caller frees the
+ * array. */
 static char **clean_environment(void)
 {
     static const char *const prefixes[] = {"OMPI_", "PMIX_", "PMI_", "PRTE_", "ORTE_"};
@@ -204,7 +205,8 @@ void qy_child_destroy(qy_child_t **child)
     *child = NULL;
 }
 
-/* --- the child's side ----------------------------------------------------------------------------- */
+/* --- the child's side
+ * ----------------------------------------------------------------------------- */
 
 qy_status_t qy_child_settle(qy_error_t *err)
 {

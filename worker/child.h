@@ -1,8 +1,8 @@
 /*
- * A task in a child process: `quarry task --fd 3`, started from the main thread, task bytes in, progress and
- * result out over a socket. A crash, a sticky GPU error or the OOM killer takes the child and one attempt,
- * not the rank. The child dies with its parent, is the OOM killer's first choice, and sees none of the
- * launcher's environment or descriptors.
+ * A task in a child process: `quarry task --fd 3`, started from the main thread, task bytes in,
+ * progress and result out over a socket. A crash, a sticky GPU error or the OOM killer takes the
+ * child and one attempt, not the rank. The child dies with its parent, is the OOM killer's first
+ * choice, and sees none of the launcher's environment or descriptors.
  */
 #ifndef QY_WORKER_CHILD_H
 #define QY_WORKER_CHILD_H
@@ -16,9 +16,9 @@ qy_status_t qy_child_start(qy_child_t **out, const qy_task_t *task, const char *
                            qy_error_t *err);
 
 /*
- * The next message of the child, without waiting: message->payload is NULL where there is none. *ended is
- * set when the child is gone; then *how says of what ("signal 9 (Killed)", "exit code 3").
- * FORMAT for bytes that are no message.
+ * The next message of the child, without waiting: message->payload is NULL where there is none.
+ * *ended is set when the child is gone; then *how says of what ("signal 9 (Killed)", "exit code
+ * 3"). FORMAT for bytes that are no message.
  */
 qy_status_t qy_child_poll(qy_child_t *child, qy_message_t *message, int *ended, char how[64],
                           qy_error_t *err);
@@ -29,9 +29,11 @@ int qy_child_fd(const qy_child_t *child);
 /* Kills it where it lives, reaps it, frees. */
 void qy_child_destroy(qy_child_t **child);
 
-/* --- the child's side ----------------------------------------------------------------------------- */
+/* --- the child's side
+ * ----------------------------------------------------------------------------- */
 
-/* Ties this process to its parent's life and offers it to the OOM killer. COMM where the parent is gone. */
+/* Ties this process to its parent's life and offers it to the OOM killer. COMM where the parent is
+ * gone. */
 qy_status_t qy_child_settle(qy_error_t *err);
 
 /* Reads the task from fd, runs it, answers on fd. */

@@ -16,11 +16,11 @@ typedef struct {
     const qy_plan_t *plan;
     const qy_hooks_t *hooks;
     qy_e2e_stage_t stage;
-    int32_t *tokens;         /* (samples, length) */
-    int64_t *order;          /* of the epoch at hand */
-    int64_t epoch;           /* whose order it is; −1: none yet */
-    float *row_loss;         /* (micro-batch × length) */
-    void *teacher;           /* host: one sample's final states */
+    int32_t *tokens; /* (samples, length) */
+    int64_t *order;  /* of the epoch at hand */
+    int64_t epoch;   /* whose order it is; −1: none yet */
+    float *row_loss; /* (micro-batch × length) */
+    void *teacher;   /* host: one sample's final states */
     double last_save, last_progress, began;
 } e2e_t;
 
@@ -42,8 +42,8 @@ static qy_status_t set_order(e2e_t *e, int64_t epoch)
 static qy_status_t load_teacher(e2e_t *e, const int64_t *samples, int64_t n, qy_error_t *err)
 {
     const qy_plan_t *plan = e->plan;
-    size_t bytes = (size_t)(plan->e2e_length * plan->arch.hidden) *
-                   qy_dtype_bytes(e->stage.dev->compute);
+    size_t bytes =
+        (size_t)(plan->e2e_length * plan->arch.hidden) * qy_dtype_bytes(e->stage.dev->compute);
     for (int64_t i = 0; i < n; i++) {
         int64_t range = 0, first, count;
         for (;; range++) {
@@ -185,8 +185,11 @@ static qy_status_t train(e2e_t *e, int64_t step, qy_error_t *err)
         double now = qy_now_s();
         if (e->hooks->progress) /* every update: they are few and the curve is wanted */
             e->hooks->progress(e->hooks->context,
-                               &(qy_progress_t){.task_id = -1, .block = -1, .step = step + 1,
-                                                .n_steps = plan->e2e.steps, .loss = loss,
+                               &(qy_progress_t){.task_id = -1,
+                                                .block = -1,
+                                                .step = step + 1,
+                                                .n_steps = plan->e2e.steps,
+                                                .loss = loss,
                                                 .tokens_per_s = (double)tokens / (now - e->began)});
         if (step + 1 < plan->e2e.steps && now - e->last_save < minutes * 60)
             continue;

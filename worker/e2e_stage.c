@@ -40,16 +40,16 @@ static qy_status_t take_block(qy_e2e_stage_t *s, qy_e2e_block_t *b, qy_arena_t *
             continue;
         QY_TRY(take_layer(s, &b->layer[i], &a->linear[i], arena, err));
         if (a->linear[i].bias)
-            QY_TRY(qy_arena_tensor(arena, &b->params.bias[i], s->dev->compute, 1,
-                                   &a->linear[i].out, err));
+            QY_TRY(qy_arena_tensor(arena, &b->params.bias[i], s->dev->compute, 1, &a->linear[i].out,
+                                   err));
     }
     for (int i = 0; i < QY_N_NORMS; i++) {
         if (!a->norm[i].present)
             continue;
         QY_TRY(qy_arena_tensor(arena, &b->params.norm[i], QY_F32, 1, &a->norm[i].size, err));
         if (a->norm[i].bias)
-            QY_TRY(qy_arena_tensor(arena, &b->params.norm_bias[i], QY_F32, 1, &a->norm[i].size,
-                                   err));
+            QY_TRY(
+                qy_arena_tensor(arena, &b->params.norm_bias[i], QY_F32, 1, &a->norm[i].size, err));
     }
     return take2(arena, &b->x, s->dev->compute, s->y.shape[0], a->hidden, err);
 }
@@ -96,9 +96,8 @@ static qy_status_t take(qy_e2e_stage_t *s, qy_arena_t *arena, qy_error_t *err)
         QY_TRY(qy_ids_take(&s->ids, &s->outer, batch, length, arena, err));
     if (s->has_head && distill)
         QY_TRY(take2(arena, &s->teacher, s->dev->compute, batch * length, hidden, err));
-    return s->has_head
-               ? qy_head_work_take(&s->head, &s->outer, batch * length, distill, arena, err)
-               : QY_OK;
+    return s->has_head ? qy_head_work_take(&s->head, &s->outer, batch * length, distill, arena, err)
+                       : QY_OK;
 }
 
 static qy_status_t load_layer(qy_e2e_stage_t *s, qy_e2e_layer_t *l, const qy_qblock_t *q, int id,
@@ -106,8 +105,10 @@ static qy_status_t load_layer(qy_e2e_stage_t *s, qy_e2e_layer_t *l, const qy_qbl
 {
     const qy_device_t *dev = s->dev;
     qy_tensor_t half = qy_tensor_view(s->scratch.data, QY_F16, 2, q->scales[id].shape);
-    QY_TRY(qy_device_upload(dev, l->codes.data, q->codes[id].data, qy_tensor_bytes(&l->codes), err));
-    QY_TRY(qy_device_upload(dev, l->zeros.data, q->zeros[id].data, qy_tensor_bytes(&l->zeros), err));
+    QY_TRY(
+        qy_device_upload(dev, l->codes.data, q->codes[id].data, qy_tensor_bytes(&l->codes), err));
+    QY_TRY(
+        qy_device_upload(dev, l->zeros.data, q->zeros[id].data, qy_tensor_bytes(&l->zeros), err));
     QY_TRY(qy_device_upload(dev, half.data, q->scales[id].data, qy_tensor_bytes(&half), err));
     QY_TRY(qy_convert(dev, &l->s, &half, err));
     if (l->unit.data)
@@ -152,7 +153,11 @@ qy_status_t qy_e2e_stage_open(qy_e2e_stage_t *s, const qy_plan_t *plan, qy_devic
 {
     qy_arena_t measure;
     qy_status_t status;
-    *s = (qy_e2e_stage_t){.plan = plan, .dev = dev, .model = model, .first = first, .n = n,
+    *s = (qy_e2e_stage_t){.plan = plan,
+                          .dev = dev,
+                          .model = model,
+                          .first = first,
+                          .n = n,
                           .has_embedding = first == 0,
                           .has_head = first + n == model->arch.n_blocks};
     s->blocks = calloc((size_t)n, sizeof *s->blocks);
@@ -186,7 +191,8 @@ void qy_e2e_stage_close(qy_e2e_stage_t *s)
         qy_device_free(s->dev, &s->memory);
 }
 
-/* --- saved steps: NAME/scales, NAME/scales_m, NAME/scales_v, f32 (O, G), in one file per block ------ */
+/* --- saved steps: NAME/scales, NAME/scales_m, NAME/scales_v, f32 (O, G), in one file per block
+ * ------ */
 
 static const char *const saved_names[3] = {"scales", "scales_m", "scales_v"};
 
@@ -254,7 +260,8 @@ qy_status_t qy_e2e_stage_save(qy_e2e_stage_t *s, int64_t step, qy_error_t *err)
     return QY_OK;
 }
 
-/* --- passes ------------------------------------------------------------------------------------- */
+/* --- passes -------------------------------------------------------------------------------------
+ */
 
 static qy_status_t weights_of(qy_e2e_stage_t *s, int64_t i, qy_error_t *err)
 {
@@ -337,7 +344,8 @@ qy_status_t qy_e2e_stage_update(qy_e2e_stage_t *s, int64_t k, double lr, float c
     float hyper[QY_N_HYPER] = {[QY_HYPER_LR_QUANT] = (float)lr,
                                [QY_HYPER_BIAS1] = (float)(1 - pow(QY_ADAM_BETA1, t)),
                                [QY_HYPER_BIAS2] = (float)sqrt(1 - pow(QY_ADAM_BETA2, t)),
-                               [QY_HYPER_SCALE] = 1, [QY_HYPER_INV_SCALE] = clip};
+                               [QY_HYPER_SCALE] = 1,
+                               [QY_HYPER_INV_SCALE] = clip};
     QY_TRY(qy_device_upload(s->dev, s->hyper.data, hyper, sizeof hyper, err));
     for (int64_t i = 0; i < s->n; i++)
         for (int j = 0; j < QY_N_LINEARS; j++) {

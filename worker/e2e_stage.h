@@ -1,7 +1,7 @@
 /*
- * The blocks of E2E-QP that one rank holds: packed codes, steps in training, and one set of weights in
- * the compute type that each block is dequantized into when its turn comes. Activations inside a block are
- * recomputed in the backward pass; only blocks' inputs are kept.
+ * The blocks of E2E-QP that one rank holds: packed codes, steps in training, and one set of weights
+ * in the compute type that each block is dequantized into when its turn comes. Activations inside a
+ * block are recomputed in the backward pass; only blocks' inputs are kept.
  */
 #ifndef QY_WORKER_E2E_STAGE_H
 #define QY_WORKER_E2E_STAGE_H
@@ -12,9 +12,9 @@
 
 /* One quantized layer in training. */
 typedef struct {
-    qy_tensor_t codes, zeros;   /* u32 (O, W), u8 (O, G) */
-    qy_tensor_t s, s_m, s_v;    /* f32 (O, G) */
-    qy_tensor_t ds, unit;       /* f32 (O, G); unit.data NULL with absolute rates */
+    qy_tensor_t codes, zeros; /* u32 (O, W), u8 (O, G) */
+    qy_tensor_t s, s_m, s_v;  /* f32 (O, G) */
+    qy_tensor_t ds, unit;     /* f32 (O, G); unit.data NULL with absolute rates */
 } qy_e2e_layer_t;
 
 typedef struct {
@@ -65,7 +65,8 @@ qy_status_t qy_e2e_stage_backward(qy_e2e_stage_t *s, int64_t n, qy_error_t *err)
 /* Σ of squares of the gradients with respect to the trained variables, per block: sums[n], f32. */
 qy_status_t qy_e2e_stage_norms(qy_e2e_stage_t *s, float *sums, qy_error_t *err);
 
-/* AdamW of every step with rate lr at update k (from 0), gradients times clip; steps stay ≥ 2^-14. */
+/* AdamW of every step with rate lr at update k (from 0), gradients times clip; steps stay ≥ 2^-14.
+ */
 qy_status_t qy_e2e_stage_update(qy_e2e_stage_t *s, int64_t k, double lr, float clip,
                                 qy_error_t *err);
 

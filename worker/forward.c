@@ -48,8 +48,10 @@ qy_status_t qy_forward_take(qy_forward_t *f, qy_device_t *dev, const qy_model_t 
     QY_TRY(qy_block_init(&f->block, dev, &model->arch, length, arena, err));
     QY_TRY(qy_block_params_take(&f->params, &f->block, arena, err));
     QY_TRY(qy_block_acts_take(&f->acts, &f->block, batch, length, arena, err));
-    QY_TRY(qy_arena_tensor(arena, &f->x, dev->compute, 2, (int64_t[]){batch * length, hidden}, err));
-    QY_TRY(qy_arena_tensor(arena, &f->y, dev->compute, 2, (int64_t[]){batch * length, hidden}, err));
+    QY_TRY(
+        qy_arena_tensor(arena, &f->x, dev->compute, 2, (int64_t[]){batch * length, hidden}, err));
+    QY_TRY(
+        qy_arena_tensor(arena, &f->y, dev->compute, 2, (int64_t[]){batch * length, hidden}, err));
     QY_TRY(qy_arena_tensor(arena, &f->staging, QY_F32, 1, &staging, err));
     QY_TRY(qy_arena_tensor(arena, &f->loss, QY_F32, 1, &one, err));
     if (form) {
@@ -116,12 +118,14 @@ qy_status_t qy_forward_load_quantized(qy_forward_t *f, const qy_qblock_t *q, qy_
         qy_tensor_t scales = qy_tensor_view(f->scales.data, QY_F32, 2, q->scales[i].shape);
         qy_tensor_t half = qy_tensor_view(f->staging.data, QY_F16, 2, q->scales[i].shape);
         qy_tensor_t zeros = qy_tensor_view(f->zeros.data, QY_U8, 2, q->zeros[i].shape);
-        QY_TRY(qy_device_upload(f->dev, codes.data, q->codes[i].data, qy_tensor_bytes(&codes), err));
+        QY_TRY(
+            qy_device_upload(f->dev, codes.data, q->codes[i].data, qy_tensor_bytes(&codes), err));
         QY_TRY(qy_device_upload(f->dev, half.data, q->scales[i].data, qy_tensor_bytes(&half), err));
-        QY_TRY(qy_device_upload(f->dev, zeros.data, q->zeros[i].data, qy_tensor_bytes(&zeros), err));
+        QY_TRY(
+            qy_device_upload(f->dev, zeros.data, q->zeros[i].data, qy_tensor_bytes(&zeros), err));
         QY_TRY(qy_convert(f->dev, &scales, &half, err));
-        QY_TRY(qy_dequant_fwd(f->dev, &f->params.w[i], &codes, &scales, &zeros, f->form.bits, 1,
-                              err));
+        QY_TRY(
+            qy_dequant_fwd(f->dev, &f->params.w[i], &codes, &scales, &zeros, f->form.bits, 1, err));
     }
     return load_rest(f, q, err);
 }

@@ -1,6 +1,6 @@
 /*
- * Walks samples through a model block by block: one block's weights at a time, all samples through it, then
- * the next. What capture, evaluation and the two streams of a segment share.
+ * Walks samples through a model block by block: one block's weights at a time, all samples through
+ * it, then the next. What capture, evaluation and the two streams of a segment share.
  */
 #ifndef QY_WORKER_FORWARD_H
 #define QY_WORKER_FORWARD_H
@@ -10,7 +10,8 @@
 #include "worker/outer.h"
 #include "worker/stream.h"
 
-/* A run of one shape on one device. Fields are for reading; trainers take their tensors beside it. */
+/* A run of one shape on one device. Fields are for reading; trainers take their tensors beside it.
+ */
 typedef struct {
     qy_device_t *dev;
     const qy_model_t *model;
@@ -20,10 +21,10 @@ typedef struct {
     qy_block_t block;
     qy_block_params_t params;
     qy_block_acts_t acts;
-    qy_tensor_t x, y;                  /* compute (batch × length, hidden) */
-    qy_tensor_t staging;               /* f32: one linear layer, or QY_OUTER_STAGING */
-    qy_tensor_t codes, scales, zeros;  /* of one linear layer, largest; only with a form */
-    qy_tensor_t loss;                  /* f32 (1) */
+    qy_tensor_t x, y;                 /* compute (batch × length, hidden) */
+    qy_tensor_t staging;              /* f32: one linear layer, or QY_OUTER_STAGING */
+    qy_tensor_t codes, scales, zeros; /* of one linear layer, largest; only with a form */
+    qy_tensor_t loss;                 /* f32 (1) */
     qy_quant_form_t form;
 } qy_forward_t;
 

@@ -56,8 +56,8 @@ static qy_status_t load_large(const qy_device_t *dev, const qy_tensor_t *dst,
     for (int64_t at = 0; at < n; at += piece) {
         int64_t count = min64(piece, n - at);
         qy_tensor_t f32 = qy_tensor_1d(staging->data, QY_F32, count);
-        qy_tensor_t out = qy_tensor_1d(
-            (char *)dst->data + (size_t)at * qy_dtype_bytes(dst->dtype), dst->dtype, count);
+        qy_tensor_t out = qy_tensor_1d((char *)dst->data + (size_t)at * qy_dtype_bytes(dst->dtype),
+                                       dst->dtype, count);
         QY_TRY(qy_device_upload(dev, f32.data, (const float *)src->data + at,
                                 (size_t)count * sizeof(float), err));
         QY_TRY(qy_convert(dev, &out, &f32, err));
@@ -71,8 +71,10 @@ qy_status_t qy_outer_load(const qy_outer_t *outer, const qy_model_t *model,
     qy_outer_weights_t w;
     QY_TRY(qy_outer_weights_read(&w, model, err));
     qy_status_t status;
-    QY_TRY_GOTO(load_large(outer->dev, &outer->embedding, &w.embedding, staging, err), free_weights);
-    QY_TRY_GOTO(load_large(outer->dev, &outer->positions, &w.positions, staging, err), free_weights);
+    QY_TRY_GOTO(load_large(outer->dev, &outer->embedding, &w.embedding, staging, err),
+                free_weights);
+    QY_TRY_GOTO(load_large(outer->dev, &outer->positions, &w.positions, staging, err),
+                free_weights);
     if (outer->head.data != outer->embedding.data)
         QY_TRY_GOTO(load_large(outer->dev, &outer->head, &w.head, staging, err), free_weights);
     QY_TRY_GOTO(load_large(outer->dev, &outer->final_norm, &w.final_norm, staging, err),
@@ -235,8 +237,8 @@ static qy_status_t chunk_second(chunk_t *c, qy_tensor_t *dnormed, qy_error_t *er
             t_logits = columns(&c->work->t_logits, c->rows, n);
         }
         if (c->t_normed.data)
-            QY_TRY(qy_kl_loss(dev, &c->loss, &logits, &c->stats, &t_logits, &c->t_stats, v > 0,
-                              err));
+            QY_TRY(
+                qy_kl_loss(dev, &c->loss, &logits, &c->stats, &t_logits, &c->t_stats, v > 0, err));
         if (!dnormed)
             continue;
         qy_tensor_t dlogits = columns(&c->work->dlogits, c->rows, n);
@@ -244,8 +246,8 @@ static qy_status_t chunk_second(chunk_t *c, qy_tensor_t *dnormed, qy_error_t *er
             QY_TRY(qy_kl_bwd(dev, &dlogits, &logits, &c->stats, &t_logits, &c->t_stats, c->scale,
                              err));
         else
-            QY_TRY(qy_cross_entropy_bwd(dev, &dlogits, &logits, &c->stats, &c->targets, v,
-                                        c->scale, err));
+            QY_TRY(qy_cross_entropy_bwd(dev, &dlogits, &logits, &c->stats, &c->targets, v, c->scale,
+                                        err));
         qy_tensor_t w = qy_tensor_slice(&c->outer->head, v, n);
         QY_TRY(qy_linear_bwd_x(dev, dnormed, &dlogits, &w, v > 0, err));
     }

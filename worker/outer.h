@@ -1,6 +1,7 @@
 /*
- * What lies outside the blocks: embedding, learned positions, final norm, head, and the losses over the
- * vocabulary. Logits are taken in chunks of rows and columns, so all of them are never in memory.
+ * What lies outside the blocks: embedding, learned positions, final norm, head, and the losses over
+ * the vocabulary. Logits are taken in chunks of rows and columns, so all of them are never in
+ * memory.
  */
 #ifndef QY_WORKER_OUTER_H
 #define QY_WORKER_OUTER_H

@@ -1,5 +1,6 @@
 /*
- * What a task's process does: a table from task kind to function. Failures become the result's error.
+ * What a task's process does: a table from task kind to function. Failures become the result's
+ * error.
  */
 #ifndef QY_WORKER_RUN_TASK_H
 #define QY_WORKER_RUN_TASK_H
@@ -24,12 +25,12 @@ qy_status_t qy_task_segment(const qy_work_t *work, const qy_task_t *task, qy_res
 qy_status_t qy_task_evaluate(const qy_work_t *work, const qy_task_t *task, qy_result_t *result,
                              qy_error_t *err);
 
-/* Opens plan, device and model, runs the task, closes everything. Never fails itself: what went wrong is
- * in result->error. */
+/* Opens plan, device and model, runs the task, closes everything. Never fails itself: what went
+ * wrong is in result->error. */
 void qy_run_task(const qy_task_t *task, const qy_hooks_t *hooks, qy_result_t *result);
 
-/* A stream of n samples of the plan's hidden states: in host memory where all of `share` such streams
- * fit into resources.host_cache, else in scratch. */
+/* A stream of n samples of the plan's hidden states: in host memory where all of `share` such
+ * streams fit into resources.host_cache, else in scratch. */
 qy_status_t qy_work_stream(const qy_work_t *work, int64_t n, int64_t length, int share,
                            qy_stream_t **out, qy_error_t *err);
 
@@ -37,8 +38,8 @@ qy_status_t qy_work_stream(const qy_work_t *work, int64_t n, int64_t length, int
 int64_t qy_forward_batch(int64_t length);
 
 /*
- * NLL of windows (n × length ids) under a model: read_block NULL for the checkpoint itself, else gives
- * its quantized blocks. nll[i]: f64 sum over the T − 1 predictions of window i.
+ * NLL of windows (n × length ids) under a model: read_block NULL for the checkpoint itself, else
+ * gives its quantized blocks. nll[i]: f64 sum over the T − 1 predictions of window i.
  */
 typedef struct {
     qy_quant_form_t form;

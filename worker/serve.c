@@ -90,7 +90,9 @@ void qy_server_destroy(qy_server_t **server)
 /* Answers for the child: it is gone, or cannot be started, or speaks nonsense. */
 static qy_status_t answer_failure(qy_server_t *s, const qy_error_t *error, qy_error_t *err)
 {
-    qy_result_t result = {.task_id = s->task.id, .kind = s->task.kind, .error = *error,
+    qy_result_t result = {.task_id = s->task.id,
+                          .kind = s->task.kind,
+                          .error = *error,
                           .seconds = qy_now_s() - s->began};
     qy_child_destroy(&s->child);
     return send_result(s, QY_MSG_RESULT, &result, err);

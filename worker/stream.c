@@ -111,7 +111,8 @@ qy_status_t qy_stream_load(qy_stream_t *s, const int64_t *samples, int64_t n, vo
         QY_TRY(check_range(s, samples[i], 1, err));
         const char *src = s->memory + (size_t)samples[i] * s->sample_bytes;
         if (s->fd >= 0) {
-            /* The bounce buffer is one: the copy out of it must be done before it is filled again. */
+            /* The bounce buffer is one: the copy out of it must be done before it is filled again.
+             */
             QY_TRY(qy_device_wait(s->dev, err));
             QY_TRY(read_file(s, samples[i], s->memory, err));
             src = s->memory;
@@ -130,8 +131,9 @@ qy_status_t qy_stream_store(qy_stream_t *s, int64_t first, int64_t n, const void
         return qy_device_download(s->dev, s->memory + (size_t)first * s->sample_bytes, src,
                                   (size_t)n * s->sample_bytes, err);
     for (int64_t i = 0; i < n; i++) {
-        QY_TRY(qy_device_download(s->dev, s->memory, (const char *)src + (size_t)i * s->sample_bytes,
-                                  s->sample_bytes, err));
+        QY_TRY(qy_device_download(s->dev, s->memory,
+                                  (const char *)src + (size_t)i * s->sample_bytes, s->sample_bytes,
+                                  err));
         QY_TRY(write_file(s, first + i, s->memory, err));
     }
     return QY_OK;

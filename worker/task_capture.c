@@ -67,7 +67,8 @@ static qy_status_t write_capture(capture_t *c, const char *path, qy_error_t *err
     return status;
 }
 
-/* Fills the stream from the last capture that an earlier attempt left, and says after which block. */
+/* Fills the stream from the last capture that an earlier attempt left, and says after which block.
+ */
 static qy_status_t begin(capture_t *c, int64_t *next_block, qy_error_t *err)
 {
     const qy_plan_t *plan = c->work->plan;
@@ -117,8 +118,11 @@ static qy_status_t walk(capture_t *c, qy_error_t *err)
             QY_TRY(write_capture(c, path, err));
         }
         qy_hooks_progress(c->work->hooks, &last,
-                          &(qy_progress_t){.task_id = c->task->id, .kind = QY_TASK_CAPTURE,
-                                           .block = block, .step = block, .n_steps = end});
+                          &(qy_progress_t){.task_id = c->task->id,
+                                           .kind = QY_TASK_CAPTURE,
+                                           .block = block,
+                                           .step = block,
+                                           .n_steps = end});
     }
     return QY_OK;
 }
@@ -132,7 +136,8 @@ qy_status_t qy_task_capture(const qy_work_t *work, const qy_task_t *task, qy_res
     int64_t all;
     (void)result;
     int e2e = task->set == QY_SET_E2E;
-    QY_TRY(qy_store_read_tokens(&c.tokens, &all, &c.length, plan, e2e ? "e2e" : "calibration", err));
+    QY_TRY(
+        qy_store_read_tokens(&c.tokens, &all, &c.length, plan, e2e ? "e2e" : "calibration", err));
     qy_plan_range(all, e2e ? plan->n_e2e_ranges : plan->n_ranges, task->range, &c.first, &c.n);
     QY_TRY_GOTO(qy_forward_create(&c.forward, work->dev, work->model, NULL,
                                   qy_forward_batch(c.length), c.length, err),

@@ -1,6 +1,7 @@
 /*
- * A segment: its blocks one after the other, from the first unfinished one. Two streams go along: the
- * target stream through full-precision blocks, the input stream through the finished quantized ones.
+ * A segment: its blocks one after the other, from the first unfinished one. Two streams go along:
+ * the target stream through full-precision blocks, the input stream through the finished quantized
+ * ones.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -198,8 +199,10 @@ static qy_status_t do_block(segment_t *s, int64_t block, qy_error_t *err)
     qy_qblock_free(&q);
     if (status == QY_OK)
         qy_hooks_progress(s->work->hooks, &last,
-                          &(qy_progress_t){.task_id = s->task->id, .kind = QY_TASK_SEGMENT,
-                                           .block = block, .block_done = 1,
+                          &(qy_progress_t){.task_id = s->task->id,
+                                           .kind = QY_TASK_SEGMENT,
+                                           .block = block,
+                                           .block_done = 1,
                                            .step = s->plan->block_ap.steps,
                                            .n_steps = s->plan->block_ap.steps,
                                            .loss = losses.training.last,
@@ -238,7 +241,9 @@ qy_status_t qy_task_segment(const qy_work_t *work, const qy_task_t *task, qy_res
     if (task->range < 0 || task->range >= plan->n_segments)
         return qy_fail(err, QY_ERR_ARG, "segment %lld of %lld", (long long)task->range,
                        (long long)plan->n_segments);
-    segment_t s = {.work = work, .task = task, .plan = plan,
+    segment_t s = {.work = work,
+                   .task = task,
+                   .plan = plan,
                    .first = plan->segment_start[task->range],
                    .end = plan->segment_start[task->range + 1],
                    .training = plan->spec.quantize.method == QY_METHOD_BLOCK_AP &&

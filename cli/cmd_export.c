@@ -1,0 +1,73 @@
+/* quarry export: a finished run as a checkpoint for other engines. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/door.h"
+#include "cli/exports.h"
+#include "cli/verbs.h"
+#include "jobs/store.h"
+
+/* Every name in "a,b,c" into dir/NAME, or into dir itself where there is one. */
+static qy_status_t export_each(const qy_plan_t *plan, char *formats, const char *dir, int overwrite,
+                               qy_error_t *err)
+{
+    int several = strchr(formats, ',') != NULL;
+    for (char *rest = formats, *name; (name = strtok_r(rest, ",", &rest)) != NULL;) {
+        char path[QY_PATH_MAX];
+        QY_TRY(several ? qy_path(path, err, "%s/%s", dir, name) : qy_path(path, err, "%s", dir));
+        QY_TRY(qy_export_of_run(plan, name, path, overwrite, 0, err));
+        printf("%s: %s\n", name, path);
+    }
+    return QY_OK;
+}
+
+/* The stitched model must be there, and E2E-QP's last step where the plan has the phase. */
+static qy_status_t check_finished(const qy_plan_t *plan, qy_error_t *err)
+{
+    char path[QY_PATH_MAX];
+    QY_TRY(qy_store_model(path, plan, err));
+    if (!qy_store_has(path, plan, "model", NULL))
+        return qy_fail(err, QY_ERR_ARG, "%s is not finished: %s is not there", plan->spec.run_dir,
+                       path);
+    if (plan->spec.e2e_qp.present && qy_store_e2e_last(plan, err) != plan->e2e.steps)
+        return qy_fail(err, QY_ERR_ARG, "%s is not finished: E2E-QP has not ended",
+                       plan->spec.run_dir);
+    return QY_OK;
+}
+
+int qy_cmd_export(int argc, char **argv)
+{
+    const char *run_dir = NULL, *format = NULL, *output = NULL;
+    int n_words, overwrite = 0;
+    const qy_option_t options[] = {
+        {.name = "--format", .help = "NAME[,NAME...]  gptq, hf", .value = &format},
+        {.name = "--output",
+         .help = "DIR  where to (one folder per format if several)",
+         .value = &output},
+        {.name = "--overwrite", .help = "replace what is there", .flag = &overwrite},
+    };
+    int code = qy_door_options(argc, argv, "export RUN_DIR --format NAME[,NAME] --output DIR",
+                               options, 3, &run_dir, 1, &n_words);
+    if (code >= 0)
+        return code;
+    if (n_words != 1 || !format || !output) {
+        fprintf(stderr, "quarry export: RUN_DIR, --format and --output are needed\n");
+        return QY_EXIT_INPUT;
+    }
+    qy_error_t err = {0};
+    qy_plan_t *plan = NULL;
+    char *formats = strdup(format);
+    qy_status_t status = qy_plan_load(&plan, run_dir, &err);
+    if (status == QY_OK)
+        status = check_finished(plan, &err);
+    int started = status == QY_OK;
+    if (status == QY_OK)
+        status = export_each(plan, formats, output, overwrite, &err);
+    free(formats);
+    qy_plan_destroy(&plan);
+    if (status == QY_OK)
+        return QY_EXIT_OK;
+    int input = !started || err.status == QY_ERR_ARG || err.status == QY_ERR_UNSUPPORTED;
+    return qy_door_error(&err, input ? QY_EXIT_INPUT : QY_EXIT_FAILED);
+}

@@ -1,0 +1,26 @@
+/* quarry task --fd N: a task's own process, started by a worker. */
+#include <stdlib.h>
+
+#include "cli/door.h"
+#include "cli/verbs.h"
+#include "worker/child.h"
+
+int qy_cmd_task(int argc, char **argv)
+{
+    const char *fd = NULL;
+    int n_words;
+    const qy_option_t options[] = {
+        {.name = "--fd", .help = "N  socket to the worker", .value = &fd},
+    };
+    int code = qy_door_options(argc, argv, "task --fd N", options, 1, NULL, 0, &n_words);
+    if (code >= 0)
+        return code;
+    qy_error_t err = {0};
+    if (!fd) {
+        qy_fail(&err, QY_ERR_ARG, "task is started by a worker, not by hand");
+        return qy_door_error(&err, QY_EXIT_INPUT);
+    }
+    if (qy_child_settle(&err) != QY_OK || qy_child_serve(atoi(fd), &err) != QY_OK)
+        return qy_door_error(&err, QY_EXIT_FAILED);
+    return QY_EXIT_OK;
+}

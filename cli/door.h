@@ -1,0 +1,44 @@
+/* What the verbs share: exit codes, the one place where an error is printed, options, stop
+ * requests. */
+#ifndef QY_CLI_DOOR_H
+#define QY_CLI_DOOR_H
+
+#include <signal.h>
+
+#include "base/status.h"
+
+enum { QY_EXIT_OK = 0, QY_EXIT_FAILED = 1, QY_EXIT_INPUT = 2, QY_EXIT_STOPPED = 75 };
+
+/* Prints "quarry: text" to stderr and returns code. */
+int qy_door_error(const qy_error_t *err, int code);
+
+/* Exit code of a failure in the midst of work: STOPPED 75, anything else 1. */
+int qy_door_exit(const qy_error_t *err);
+
+/*
+ * One option of a verb. Flags take no value; a list may be given again and collects its values.
+ * Both "--name value" and "--name=value".
+ */
+typedef struct {
+    const char *name; /* "--text" */
+    const char *help; /* "FILE  what it is for" */
+    int *flag;
+    const char **value;
+    const char **list; /* room for QY_DOOR_LIST */
+    int *n_list;
+    int greedy; /* a list that also takes the words that follow, up to the next option */
+} qy_option_t;
+enum { QY_DOOR_LIST = 64 };
+
+/*
+ * Parses argv against the options; positional arguments go to words (at most max_words, *n_words of
+ * them). --help prints usage and options and returns 0; a mistake is printed and returns 2; −1: go
+ * on.
+ */
+int qy_door_options(int argc, char **argv, const char *usage, const qy_option_t *options,
+                    int n_options, const char **words, int max_words, int *n_words);
+
+/* SIGINT, SIGTERM and SIGUSR1 ask for a stop; the flag that they set. */
+const volatile sig_atomic_t *qy_door_catch_stop(void);
+
+#endif
