@@ -156,7 +156,7 @@ static qy_status_t one_update(e2e_t *e, int64_t step, double *loss, qy_error_t *
     int64_t batch = plan->spec.e2e_qp.batch_size, micro = plan->spec.e2e_qp.micro_batch_size;
     int64_t at = step % plan->e2e.steps_per_epoch * batch;
     double sum = 0;
-    float clip;
+    float clip = 1;
     QY_TRY(set_order(e, step / plan->e2e.steps_per_epoch));
     for (int64_t i = 0; i < batch; i += micro) {
         int64_t n = batch - i < micro ? batch - i : micro;

@@ -101,7 +101,7 @@ static qy_status_t begin(capture_t *c, int64_t *next_block, qy_error_t *err)
 static qy_status_t walk(capture_t *c, qy_error_t *err)
 {
     const qy_plan_t *plan = c->work->plan;
-    int64_t block, end = plan->arch.n_blocks;
+    int64_t block = 0, end = plan->arch.n_blocks;
     double last = 0;
     if (c->task->set == QY_SET_CALIBRATION)
         end = plan->segment_start[plan->n_segments - 1];
