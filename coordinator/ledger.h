@@ -16,7 +16,7 @@ typedef enum {
     QY_LEDGER_BLOCK,  /* a block's file was committed, with its losses */
     QY_LEDGER_DONE,   /* a task is done; evaluation values with it */
     QY_LEDGER_FAILED, /* an attempt failed, with its error */
-    QY_LEDGER_PHASE,  /* a phase is done, with its seconds */
+    QY_LEDGER_PHASE,  /* a phase is done, with its seconds; < 0: it begins */
     QY_LEDGER_STOP,   /* the run ended: "done", "stopped", or an error's text */
     QY_N_LEDGER
 } qy_ledger_kind_t;

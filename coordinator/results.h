@@ -1,4 +1,4 @@
-/* What a run directory has to tell: perplexities, losses, sizes; for the closing table and
+/* What a run directory has to tell: perplexities, losses, speed; for the closing table and
  * `status`. */
 #ifndef QY_COORDINATOR_RESULTS_H
 #define QY_COORDINATOR_RESULTS_H
@@ -11,7 +11,19 @@
 double qy_results_perplexity(const qy_ledger_t *ledger, const qy_plan_t *plan, int text,
                              qy_variant_t variant);
 
-/* The table of `quarry status RUN_DIR`: phases, blocks done / running / left with losses, ETA. */
+/* What is known of a block; NAN what is not. */
+typedef struct {
+    bool done;
+    double loss_before, loss_after, validation_before, validation_after, seconds;
+} qy_block_result_t;
+
+/* out: plan->arch.n_blocks of them. From the ledger (may be NULL); of a block whose file is there
+ * although the ledger does not have it (killed in between), from the file. */
+void qy_results_blocks(qy_block_result_t *out, const qy_plan_t *plan, const qy_ledger_t *ledger);
+
+/* The table of `quarry status RUN_DIR`: phase, blocks done / running / left with losses,
+ * perplexities, ETA; with json one object whose keys do not change. Reads only; works before,
+ * during and after a run. */
 qy_status_t qy_results_print_status(const char *run_dir, int json, FILE *file, qy_error_t *err);
 
 #endif
