@@ -1,6 +1,7 @@
 /*
- * A decoder-only transformer as data: sizes and switches read from config.json. Families (llama, opt,
- * and those to come) differ in the values here and in the rows of the block program, never in code.
+ * A decoder-only transformer as data: sizes and switches read from config.json. Families (llama,
+ * opt, and those to come) differ in the values here and in the rows of the block program, never in
+ * code.
  *
  * Source of fields and defaults: transformers 5.17 configuration classes, 4.x and 5.x layouts.
  */
@@ -30,13 +31,7 @@ typedef enum {
 } qy_linear_id_t;
 
 /* The norms of a block. NORM_Q and NORM_K act on each head after the projection. */
-typedef enum {
-    QY_NORM_ATTENTION,
-    QY_NORM_MLP,
-    QY_NORM_Q,
-    QY_NORM_K,
-    QY_N_NORMS
-} qy_norm_id_t;
+typedef enum { QY_NORM_ATTENTION, QY_NORM_MLP, QY_NORM_Q, QY_NORM_K, QY_N_NORMS } qy_norm_id_t;
 
 enum { QY_NAME_MAX = 64 };
 
@@ -74,26 +69,29 @@ typedef struct {
     qy_norm_desc_t norm[QY_N_NORMS];
     qy_norm_desc_t final_norm; /* name is the full tensor name without ".weight" */
 
-    char block_prefix[QY_NAME_MAX];    /* "model.layers." */
-    char embedding_name[QY_NAME_MAX];  /* full tensor names */
+    char block_prefix[QY_NAME_MAX];   /* "model.layers." */
+    char embedding_name[QY_NAME_MAX]; /* full tensor names */
     char position_name[QY_NAME_MAX];
     char head_name[QY_NAME_MAX];
 } qy_arch_t;
 
 /*
  * Reads DIR/config.json. UNSUPPORTED names what is not known (architecture, with the list of known
- * ones; rope type; activation; post-norm…); FORMAT names file, key and value; every size is checked to
- * be positive and consistent (heads × head_dim, kv heads divide heads).
+ * ones; rope type; activation; post-norm…); FORMAT names file, key and value; every size is checked
+ * to be positive and consistent (heads × head_dim, kv heads divide heads).
  */
 qy_status_t qy_arch_read(qy_arch_t *arch, const char *model_dir, qy_error_t *err);
 
-/* Inverse frequencies f[i], i < head_dim/2, with the rope scaling applied; 0 entries without rope. */
+/* Inverse frequencies f[i], i < head_dim/2, with the rope scaling applied; writes none without
+ * rope. */
 void qy_arch_rope_frequencies(const qy_arch_t *arch, double *f);
 
-/* cos and sin of p f[i], computed in f64 and rounded: f32 (positions, head_dim/2) each. */
+/* cos and sin of p f[i], computed in f64 and rounded: f32 (positions, head_dim/2) each; none
+ * without. */
 void qy_arch_rope_tables(const qy_arch_t *arch, int64_t positions, float *cosine, float *sine);
 
-/* Parameters in one block's linear layers; in the whole model. */
+/* Weights (without biases) of one block's linear layers; parameters of the whole model, a tied head
+ * counted once. */
 int64_t qy_arch_block_weights(const qy_arch_t *arch);
 int64_t qy_arch_parameters(const qy_arch_t *arch);
 

@@ -22,13 +22,16 @@ typedef struct {
     uint64_t bytes;
 } qy_st_entry_t;
 
+/* Bits of one element of a dtype of the format ("F16": 16), 0 where the name is not known. */
+int qy_st_dtype_bits(const char *dtype);
+
 /* The tensors of one checkpoint directory. */
 typedef struct qy_st_set qy_st_set_t;
 
 /*
  * Opens DIR/model.safetensors, or the shards of DIR/model.safetensors.index.json (bare file names
- * only). FORMAT with file and reason on: a file too short, header size, JSON, duplicate names, unknown
- * dtype, shape × size ≠ offsets, holes, overlaps, an index that disagrees with the shards.
+ * only). FORMAT with file and reason on: a file too short, header size, JSON, duplicate names,
+ * unknown dtype, shape × size ≠ offsets, holes, overlaps, an index that disagrees with the shards.
  */
 qy_status_t qy_st_open(qy_st_set_t **out, const char *dir, qy_error_t *err);
 void qy_st_close(qy_st_set_t **set);
@@ -58,9 +61,10 @@ typedef struct {
 typedef struct qy_st_writer qy_st_writer_t;
 
 /*
- * Plans DIR/model.safetensors, or shards of at most shard_bytes with their index, for these tensors:
- * within a shard by dtype size descending, then name; metadata {"format":"pt"}; header padded to 8.
- * Tensors may then be put in any order, each exactly once; finish checks that, fsyncs and closes.
+ * Plans DIR/model.safetensors, or shards of at most shard_bytes with their index, for these
+ * tensors: within a shard by dtype size descending, then name; metadata {"format":"pt"}; header
+ * padded to 8. Tensors may then be put in any order, each exactly once; finish checks that, fsyncs
+ * and closes.
  */
 qy_status_t qy_st_writer_create(qy_st_writer_t **out, const char *dir, const qy_st_spec_t *specs,
                                 int64_t n, uint64_t shard_bytes, qy_error_t *err);
