@@ -18,13 +18,17 @@ typedef struct {
     char hash[65];      /* of what changes the result, segments included */
     char *canonical;    /* the JSON that was hashed; owned */
     int64_t n_workers;  /* known when the plan was first written */
+    /* SHA-256 of text content, tokenizer and sequence length of each evaluate entry: not in the hash, so
+     * results of a text are kept and looked up by this. */
+    char eval_digest[QY_MAX_EVALUATE][65];
 
     int64_t n_segments;
     int64_t segment_start[QY_MAX_SEGMENTS + 1]; /* ⌊k N / S⌋ */
 
-    int64_t n_samples;    /* training + validation windows of calibration */
-    int64_t n_ranges;     /* capture ranges over n_samples */
-    int64_t e2e_samples, e2e_length;
+    int64_t n_samples;    /* training + validation windows of calibration; 0: the method needs none (rtn) */
+    int64_t n_ranges;     /* capture ranges over n_samples; 0: nothing to capture (one segment, or rtn) */
+    int64_t e2e_samples, e2e_length; /* 0 without the phase */
+    bool e2e_own_text;    /* its text is not the calibration's, by content */
     int64_t n_e2e_ranges; /* distill: capture of the teacher's final states; else 0 */
 
     int64_t group;        /* columns per group; −1 in the spec means each row's own length: 0 here */
@@ -37,13 +41,15 @@ typedef struct {
         double lr; /* resolved peak rate */
     } e2e;
 
-    /* Peak bytes, one worker; disk: the run directory as a whole. */
+    /* Peak bytes, one worker (on the CPU host_bytes holds device_bytes too); stream_bytes: both streams of
+     * a segment; disk: the run directory as a whole, without exports. */
+    int64_t element_bytes; /* of an activation */
     int64_t device_bytes, host_bytes, stream_bytes, disk_bytes;
 } qy_plan_t;
 
 /*
- * Makes the plan: opens model and texts (tokenizes nothing, but digests the files), checks everything
- * that can be known before a run. n_workers ≥ 1.
+ * Makes the plan: opens model, tokenizer and texts (tokenizes nothing, but digests the files), checks
+ * everything that can be known before a run. n_workers ≥ 1. Leaves nothing behind.
  */
 qy_status_t qy_plan_make(qy_plan_t **out, const qy_spec_t *spec, int64_t n_workers, qy_error_t *err);
 void qy_plan_destroy(qy_plan_t **plan);
@@ -53,7 +59,8 @@ void qy_plan_destroy(qy_plan_t **plan);
  * into *plan before hashes are compared, where the spec says segments: auto. */
 qy_status_t qy_plan_record(qy_plan_t *plan, qy_error_t *err);
 
-/* Reads back what qy_plan_record wrote (a task's child does). FORMAT for a foreign or torn file. */
+/* Reads back what qy_plan_record wrote (a task's child does), also where the folder has moved. Digests no
+ * file again. FORMAT for a foreign or torn file, and for a job.yaml that is not the plan's. */
 qy_status_t qy_plan_load(qy_plan_t **out, const char *run_dir, qy_error_t *err);
 
 /* For people: blocks, segments, tasks, peak bytes. */
@@ -62,13 +69,22 @@ void qy_plan_print(const qy_plan_t *plan, FILE *file);
 /* Segment that block belongs to. */
 int64_t qy_plan_segment_of(const qy_plan_t *plan, int64_t block);
 
-/* Range r of n items in R ranges: [⌊r n/R⌋, ⌊(r+1) n/R⌋). */
+/* Range r of n items in R ranges: [⌊r n/R⌋, ⌊(r+1) n/R⌋); empty where r is none of them. */
 void qy_plan_range(int64_t n, int64_t n_ranges, int64_t r, int64_t *first, int64_t *count);
 
-/* Learning rate of step t (0…steps−1) of a block, per peak rate, as design.md 5.1 (unit step) or the
- * official recursion (absolute). Source: methods/efficientqat.md 2.2. */
+/*
+ * Learning rate of step t = 0…S−1 of a block, by peak rate p.
+ *   unit step   p (1/20 + 19/40 (1 + cos(π t/S))), whose sum is p (0.525 S + 0.475)
+ *   absolute    the published recursion: p at t = 0, then with m = p/20 and c(t) = 1 + cos(π t/S)
+ *               m + (p − m) c(t)²/(2 c(t−1)), which is m at t = S
+ * Source: EfficientQAT, arXiv:2407.11062, as its official code computes it.
+ */
 double qy_block_ap_rate(const qy_plan_t *plan, double peak, int64_t t);
-/* Of E2E-QP's update k: linear warmup, cosine to 0. */
+/*
+ * Of E2E-QP's update k = 0…S−1, by the plan's peak rate p and W = ⌈0.03 S⌉ updates of warmup:
+ *   k < W   p (k+1)/W; absolute, as published: p k/W
+ *   else    p (1 + cos(π (k−W)/max(1, S−W)))/2
+ */
 double qy_e2e_rate(const qy_plan_t *plan, int64_t k);
 
 #endif

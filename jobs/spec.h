@@ -11,6 +11,7 @@
 #include <stdio.h>
 
 #include "base/file.h"
+#include "model/arch.h"
 #include "model/text.h"
 
 typedef enum { QY_METHOD_BLOCK_AP, QY_METHOD_RTN, QY_N_METHODS } qy_method_t;
@@ -20,13 +21,14 @@ typedef enum { QY_LOSS_NEXT_TOKEN, QY_LOSS_DISTILL } qy_e2e_loss_t;
 
 enum { QY_MAX_EVALUATE = 16, QY_MAX_EXPORT = 8, QY_FORMAT_NAME_MAX = 32 };
 
-/* A number that may be "auto": then NAN (real) or 0 (whole). */
+/* One text that the run is judged by. */
 typedef struct {
     char name[QY_NAME_MAX];
     char text[QY_PATH_MAX];
     int64_t sequence_length;
 } qy_evaluate_spec_t;
 
+/* A number that may be "auto" is then NAN (real) or 0 (whole). */
 typedef struct {
     char model[QY_PATH_MAX];   /* absolute after reading */
     char run_dir[QY_PATH_MAX]; /* absolute */
@@ -79,16 +81,12 @@ typedef struct {
     } checkpoint;
 } qy_spec_t;
 
-/* One "--set key.path=value". */
-typedef struct {
-    const char *text;
-} qy_override_t;
-
 /*
- * Reads job.yaml, applies the overrides in order, fills defaults, checks types and ranges of every key
- * on its own. Relative paths start at the job file's folder, those in overrides at the current
- * directory; $VARIABLES in paths are expanded. Errors (FORMAT): file:line:column, what is wrong, and
- * the nearest valid key for an unknown one. Nothing is written.
+ * Reads job.yaml, applies the overrides ("key.path=value") in order, fills defaults, checks types and
+ * ranges of every key on its own. Relative paths start at the job file's folder, those in overrides at
+ * the current directory; in paths ~/, $NAME, ${NAME} and ${NAME:-word} are expanded, $$ is a dollar sign.
+ * Errors (FORMAT): file:line:column, what is wrong, and the nearest valid key for an unknown one.
+ * Nothing is written. Equal specs are equal bytes: padding is zero.
  */
 qy_status_t qy_spec_read(qy_spec_t *out, const char *path, const char *const *overrides,
                          int n_overrides, qy_error_t *err);
@@ -103,7 +101,7 @@ typedef qy_status_t (*qy_digest_fn)(void *context, const char *key, const char *
 qy_status_t qy_spec_canonical(const qy_spec_t *spec, qy_digest_fn digest_of, void *context,
                               char **json, qy_error_t *err);
 
-/* Differences of two canonical forms, one line per key: "quantize.weights.bits: 2, was 3". */
+/* Differences of two canonical forms: "quantize.weights.bits: 2, was 3; seed: 1, was 2". */
 qy_status_t qy_spec_difference(const char *old_json, const char *new_json, char *out, size_t size,
                                qy_error_t *err);
 

@@ -42,15 +42,16 @@ qy_status_t qy_store_open(qy_h5_t **out, const char *path, const qy_plan_t *plan
  * and its reason is put into why (may be NULL). */
 int qy_store_has(const char *path, const qy_plan_t *plan, const char *kind, qy_error_t *why);
 
-/* Largest step of e2e/step-NNNNN whose files of all blocks are whole, or −1. final: only the last step
- * of the plan counts. */
+/* Largest step of e2e/step-NNNNN whose files of all blocks (kind "e2e") are whole, or −1. */
 int64_t qy_store_e2e_last(const qy_plan_t *plan, qy_error_t *err);
 
-/* Token windows of a set, from its token file: (n, length) i32; the caller frees. */
+/* Token windows of a set, from its token file: (n, length) i32, each id below the vocabulary's size; the
+ * caller frees. Windows of calibration: training, then validation. */
 qy_status_t qy_store_read_tokens(int32_t **out, int64_t *n, int64_t *length, const qy_plan_t *plan,
                                  const char *name, qy_error_t *err);
 
-/* Phase "tokens": makes every token file that is not there yet. */
+/* Phase "tokens": makes every token file that is not there yet, or is of another text. FORMAT where a text
+ * is shorter than a window, or has a token that the model does not know. */
 qy_status_t qy_store_make_tokens(const qy_plan_t *plan, qy_error_t *err);
 
 #endif

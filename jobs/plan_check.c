@@ -1,0 +1,209 @@
+/* Everything that can be refused before a run is started; nothing is written. */
+#include "jobs/finished.h"
+#include "jobs/plan_inner.h"
+#include "jobs/spec_table.h"
+#include "model/export.h"
+#include "model/tokenizer.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+/* --- sizes ------------------------------------------------------------------------------------ */
+
+static qy_status_t check_groups(const qy_plan_t *plan, qy_error_t *err)
+{
+    for (int i = 0; i < QY_N_LINEARS && plan->group; i++) {
+        const qy_linear_desc_t *d = &plan->arch.linear[i];
+        if (d->present && d->in % plan->group != 0)
+            return qy_fail(err, QY_ERR_ARG,
+                           "quantize.weights.group_size: %lld does not divide the %lld columns of "
+                           "layer %s",
+                           (long long)plan->group, (long long)d->in, d->name);
+    }
+    return QY_OK;
+}
+
+static qy_status_t check_length(const qy_plan_t *plan, const char *what, int64_t length,
+                                qy_error_t *err)
+{
+    if (length < 2)
+        return qy_fail(err, QY_ERR_ARG, "%s.sequence_length: %lld tokens; at least 2", what,
+                       (long long)length);
+    if (length > plan->arch.max_positions)
+        return qy_fail(err, QY_ERR_ARG,
+                       "%s.sequence_length: %lld tokens, but the model has %lld positions", what,
+                       (long long)length, (long long)plan->arch.max_positions);
+    return QY_OK;
+}
+
+static qy_status_t check_batch(const char *what, int64_t batch, int64_t samples, qy_error_t *err)
+{
+    if (batch > samples)
+        return qy_fail(err, QY_ERR_ARG, "%s.batch_size: %lld windows, but there are only %lld",
+                       what, (long long)batch, (long long)samples);
+    return QY_OK;
+}
+
+/* --- texts ------------------------------------------------------------------------------------ */
+
+static bool ends_in(const char *path, const char *suffix)
+{
+    size_t n = strlen(path), m = strlen(suffix);
+    return n > m && strcmp(path + n - m, suffix) == 0;
+}
+
+/* A token has at least one byte, so a text of fewer bytes than a window has tokens cannot do;
+ * whether a longer one can is seen when it is tokenized. */
+static qy_status_t check_text(const char *what, const char *path, int64_t length, bool *tokenizes,
+                              qy_error_t *err)
+{
+    struct stat st;
+    bool ids = ends_in(path, ".npy");
+    if (!ids && !ends_in(path, ".txt") && !ends_in(path, ".jsonl"))
+        return qy_fail(err, QY_ERR_UNSUPPORTED, "%s: %s: a text is a .txt, .jsonl or .npy file",
+                       what, path);
+    if (stat(path, &st) != 0 || access(path, R_OK) != 0)
+        return qy_fail(err, QY_ERR_ARG, "%s: %s: %s", what, path, strerror(errno));
+    if (!S_ISREG(st.st_mode))
+        return qy_fail(err, QY_ERR_ARG, "%s: %s: is not a file", what, path);
+    if (!ids && st.st_size < length + 1)
+        return qy_fail(err, QY_ERR_FORMAT, "%s: %s: its %lld bytes hold no window of %lld tokens",
+                       what, path, (long long)st.st_size, (long long)length);
+    *tokenizes = *tokenizes || !ids;
+    return QY_OK;
+}
+
+static qy_status_t check_texts(const qy_plan_t *plan, qy_error_t *err)
+{
+    const qy_spec_t *spec = &plan->spec;
+    int64_t length = spec->calibration.sequence_length;
+    bool tokenizes = false;
+    if (qy_spec_calibrates(spec) || (spec->e2e_qp.present && spec->calibration.text[0]))
+        QY_TRY(check_text("calibration.text", spec->calibration.text, length, &tokenizes, err));
+    if (spec->e2e_qp.present && spec->e2e_qp.text[0])
+        QY_TRY(check_text("e2e_qp.text", spec->e2e_qp.text, 2, &tokenizes, err));
+    for (int i = 0; i < spec->n_evaluate; i++) {
+        char what[QY_NAME_MAX + 16];
+        snprintf(what, sizeof what, "evaluate %s", spec->evaluate[i].name);
+        QY_TRY(check_length(plan, what, spec->evaluate[i].sequence_length, err));
+        QY_TRY(check_text(what, spec->evaluate[i].text, spec->evaluate[i].sequence_length - 1,
+                          &tokenizes, err));
+    }
+    qy_tokenizer_t *tokenizer = NULL;
+    if (!tokenizes)
+        return QY_OK;
+    QY_TRY(qy_tokenizer_open(&tokenizer, spec->model, err));
+    qy_tokenizer_close(&tokenizer);
+    return QY_OK;
+}
+
+/* --- the phases ------------------------------------------------------------------------------- */
+
+static qy_status_t check_e2e(const qy_plan_t *plan, qy_error_t *err)
+{
+    const qy_spec_t *spec = &plan->spec;
+    if (!spec->e2e_qp.present)
+        return QY_OK;
+    bool own_samples = spec->e2e_qp.samples != 0, own_length = spec->e2e_qp.sequence_length != 0;
+    int64_t samples = own_samples ? spec->e2e_qp.samples : spec->calibration.samples;
+    if (own_length)
+        QY_TRY(check_length(plan, "e2e_qp", spec->e2e_qp.sequence_length, err));
+    return check_batch("e2e_qp", spec->e2e_qp.batch_size, samples, err);
+}
+
+static qy_status_t check_exports(const qy_plan_t *plan, qy_error_t *err)
+{
+    const qy_spec_t *spec = &plan->spec;
+    const qy_quant_form_t form = qy_plan_form(plan);
+    for (int i = 0; i < spec->n_export; i++) {
+        const char *name = spec->export_format[i];
+        const qy_exporter_t *exporter = qy_exporter_find(name);
+        if (!exporter)
+            return qy_fail(err, QY_ERR_ARG, "export: unknown format \"%s\"; known: %s", name,
+                           qy_exporter_names());
+        for (int j = 0; j < i; j++)
+            if (strcmp(spec->export_format[j], name) == 0)
+                return qy_fail(err, QY_ERR_ARG, "export: \"%s\" is named twice", name);
+        if (exporter->check(&plan->arch, &form, err) != QY_OK)
+            return qy_fail_in(err, "export %s", name);
+    }
+    return QY_OK;
+}
+
+/* --- the run directory ------------------------------------------------------------------------ */
+
+/* The nearest folder above path (or path itself) that exists. */
+static qy_status_t existing_above(char out[QY_PATH_MAX], const char *path, qy_error_t *err)
+{
+    struct stat st;
+    QY_TRY(qy_path(out, err, "%s", path));
+    while (stat(out, &st) != 0) {
+        char *slash = strrchr(out, '/');
+        if (errno != ENOENT || !slash)
+            return qy_fail(err, QY_ERR_ARG, "run_dir: %s: %s", out, strerror(errno));
+        slash[slash == out] = '\0';
+    }
+    if (!S_ISDIR(st.st_mode))
+        return qy_fail(err, QY_ERR_ARG, "run_dir: %s is not a folder", out);
+    return QY_OK;
+}
+
+static qy_status_t check_run_dir(const qy_plan_t *plan, qy_error_t *err)
+{
+    char folder[QY_PATH_MAX];
+    const char *run_dir = plan->spec.run_dir;
+    if (strcmp(run_dir, plan->spec.model) == 0)
+        return qy_fail(err, QY_ERR_ARG, "run_dir: %s is the model's folder", run_dir);
+    QY_TRY(existing_above(folder, run_dir, err));
+    if (access(folder, R_OK | W_OK | X_OK) != 0)
+        return qy_fail(err, QY_ERR_ARG, "run_dir: cannot write to %s: %s", folder, strerror(errno));
+    return QY_OK;
+}
+
+qy_status_t qy_plan_check(const qy_plan_t *plan, const qy_model_t *model, qy_error_t *err)
+{
+    const qy_spec_t *spec = &plan->spec;
+    int64_t n_blocks = model->arch.n_blocks;
+    if (spec->quantize.segments > n_blocks)
+        return qy_fail(err, QY_ERR_ARG, "quantize.segments: %lld, but the model has %lld blocks",
+                       (long long)spec->quantize.segments, (long long)n_blocks);
+    QY_TRY(check_groups(plan, err));
+    QY_TRY(check_length(plan, "calibration", spec->calibration.sequence_length, err));
+    if (qy_spec_calibrates(spec))
+        QY_TRY(check_batch("block_ap", spec->block_ap.batch_size, spec->calibration.samples, err));
+    QY_TRY(check_e2e(plan, err));
+    QY_TRY(check_exports(plan, err));
+    QY_TRY(check_texts(plan, err));
+    return check_run_dir(plan, err);
+}
+
+/* --- room ------------------------------------------------------------------------------------- */
+
+qy_status_t qy_plan_check_fit(const qy_plan_t *plan, qy_error_t *err)
+{
+    char folder[QY_PATH_MAX], recorded[QY_PATH_MAX], want[32], have[32];
+    int64_t gpu = plan->spec.resources.gpu_memory;
+    qy_plan_bytes_text(want, plan->device_bytes);
+    qy_plan_bytes_text(have, gpu);
+    if (gpu && strcmp(plan->spec.resources.device, "cpu") != 0 && plan->device_bytes > gpu)
+        return qy_fail(err, QY_ERR_ARG, "a worker needs %s of GPU memory; resources.gpu_memory: %s",
+                       want, have);
+    /* A run that is continued has its files already. */
+    QY_TRY(qy_path(recorded, err, "%s/plan.json", plan->spec.run_dir));
+    if (qy_file_exists(recorded))
+        return QY_OK;
+    struct statvfs fs;
+    QY_TRY(existing_above(folder, plan->spec.run_dir, err));
+    if (statvfs(folder, &fs) != 0)
+        return qy_fail(err, QY_ERR_IO, "%s: statvfs: %s", folder, strerror(errno));
+    double left = (double)fs.f_bavail * (double)fs.f_frsize;
+    qy_plan_bytes_text(want, plan->disk_bytes);
+    qy_plan_bytes_text(have, left < 9e18 ? (int64_t)left : INT64_MAX);
+    if ((double)plan->disk_bytes > left)
+        return qy_fail(err, QY_ERR_ARG, "run_dir: the run needs %s of disk, %s has %s left", want,
+                       folder, have);
+    return QY_OK;
+}

@@ -1,0 +1,112 @@
+/* The plan for people. */
+#include "jobs/plan.h"
+#include "jobs/plan_inner.h"
+#include "jobs/spec_table.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+static void print_model(const qy_plan_t *plan, FILE *file)
+{
+    const qy_arch_t *a = &plan->arch;
+    fprintf(file, "model      %s\n", plan->spec.model);
+    fprintf(file,
+            "           %s, %" PRId64 " blocks, hidden %" PRId64 ", %" PRId64
+            " heads, vocabulary %" PRId64 ", %.4g M parameters\n",
+            a->model_type, a->n_blocks, a->hidden, a->n_heads, a->vocab,
+            (double)qy_arch_parameters(a) / 1e6);
+    fprintf(file, "run        %s\n", plan->spec.run_dir);
+    fprintf(file, "plan       %.16s…\n", plan->hash);
+}
+
+static void print_quantize(const qy_plan_t *plan, FILE *file)
+{
+    const qy_spec_t *spec = &plan->spec;
+    bool trained = spec->quantize.method == QY_METHOD_BLOCK_AP;
+    int init = trained ? spec->block_ap.init : spec->rtn.init;
+    char group[32] = "whole rows";
+    if (plan->group)
+        snprintf(group, sizeof group, "groups of %" PRId64, plan->group);
+    fprintf(file, "quantize   %s, %" PRId64 " bits, %s, %s, %s start\n",
+            trained ? "block-ap" : "rtn", spec->quantize.weights.bits, group,
+            spec->quantize.weights.symmetric ? "symmetric" : "asymmetric",
+            init == QY_INIT_LEAST_SQUARES ? "least-squares" : "min-max");
+    if (trained)
+        fprintf(file,
+                "           %" PRId64 " steps a block, rates: weights %.3g, steps %.3g, norms %.3g "
+                "(%s)\n",
+                plan->block_ap.steps, plan->block_ap.weight_lr, plan->block_ap.quant_lr,
+                plan->block_ap.norm_lr,
+                spec->block_ap.lr_unit == QY_LR_UNIT_STEP ? "in units of the step" : "absolute");
+}
+
+static void print_segments(const qy_plan_t *plan, FILE *file)
+{
+    fprintf(file, "segments   %" PRId64 "%s, workers %" PRId64 "\n", plan->n_segments,
+            plan->spec.quantize.segments ? "" : " (auto)", plan->n_workers);
+    for (int64_t k = 0; k < plan->n_segments; k++) {
+        int64_t first = plan->segment_start[k], last = plan->segment_start[k + 1] - 1;
+        fprintf(file, "  %4" PRId64 "     blocks %" PRId64 " to %" PRId64 "\n", k, first, last);
+    }
+}
+
+static void print_tokens(const qy_plan_t *plan, FILE *file)
+{
+    const qy_spec_t *spec = &plan->spec;
+    fputs("tokens    ", file);
+    if (plan->n_samples)
+        fprintf(file, " calibration %" PRId64 " + %" PRId64 " windows of %" PRId64 ";",
+                spec->calibration.samples, spec->calibration.validation_samples,
+                spec->calibration.sequence_length);
+    if (spec->e2e_qp.present)
+        fprintf(file, " e2e_qp %" PRId64 " windows of %" PRId64 ";", plan->e2e_samples,
+                plan->e2e_length);
+    fprintf(file, " %d evaluation text%s\n", spec->n_evaluate, spec->n_evaluate == 1 ? "" : "s");
+}
+
+static void print_phases(const qy_plan_t *plan, FILE *file)
+{
+    const qy_spec_t *spec = &plan->spec;
+    print_tokens(plan, file);
+    fprintf(file, "capture    %" PRId64 " tasks\n", plan->n_ranges + plan->n_e2e_ranges);
+    fprintf(file, "quantize   %" PRId64 " task%s\n", plan->n_segments,
+            plan->n_segments == 1 ? "" : "s");
+    if (spec->e2e_qp.present)
+        fprintf(file,
+                "e2e_qp     %s, %" PRId64 " steps (%" PRId64 " of warmup) of %" PRId64
+                " windows, rate %.3g (%s)\n",
+                spec->e2e_qp.loss == QY_LOSS_DISTILL ? "distill" : "next-token", plan->e2e.steps,
+                plan->e2e.warmup, spec->e2e_qp.batch_size, plan->e2e.lr,
+                spec->e2e_qp.lr_unit == QY_LR_UNIT_STEP ? "in units of the step" : "absolute");
+    for (int i = 0; i < spec->n_evaluate; i++)
+        fprintf(file, "evaluate   %s: %s, windows of %" PRId64 ", %d tasks\n",
+                spec->evaluate[i].name, spec->evaluate[i].text, spec->evaluate[i].sequence_length,
+                QY_EVALUATE_RANGES * (spec->e2e_qp.present ? QY_N_VARIANTS : QY_N_VARIANTS - 1));
+    for (int i = 0; i < spec->n_export; i++)
+        fprintf(file, "export     %s\n", spec->export_format[i]);
+}
+
+static void print_bytes(const qy_plan_t *plan, FILE *file)
+{
+    char device[32], host[32], streams[32], disk[32];
+    qy_plan_bytes_text(device, plan->device_bytes);
+    qy_plan_bytes_text(host, plan->host_bytes);
+    qy_plan_bytes_text(streams, plan->stream_bytes);
+    qy_plan_bytes_text(disk, plan->disk_bytes);
+    if (plan->element_bytes == 4)
+        fprintf(file, "memory     %s a worker on the CPU (f32): %s to compute with, streams %s\n",
+                host, device, streams);
+    else
+        fprintf(file, "memory     %s of GPU memory and %s of host memory a worker, streams %s\n",
+                device, host, streams);
+    fprintf(file, "disk       %s at most in the run directory, without exports\n", disk);
+}
+
+void qy_plan_print(const qy_plan_t *plan, FILE *file)
+{
+    print_model(plan, file);
+    print_quantize(plan, file);
+    print_segments(plan, file);
+    print_phases(plan, file);
+    print_bytes(plan, file);
+}
