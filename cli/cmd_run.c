@@ -18,6 +18,8 @@ enum { NAP_MS = 20 };
 
 typedef struct {
     qy_progress_view_t view;
+    const volatile sig_atomic_t *stop;
+    qy_dispatch_t *dispatch; /* NULL until it is there */
 } door_t;
 
 static void show_progress(void *context, int worker, const char *task, const qy_progress_t *p)
@@ -39,6 +41,15 @@ static qy_status_t run_export(void *context, const qy_plan_t *plan, const char *
     return qy_export_of_run(plan, format, dir, 0, 1, err);
 }
 
+/* E2E-QP works in this process: the coordinator takes in what it says. What goes wrong here comes
+ * up again in the loop. */
+static void take_turn(void *context)
+{
+    door_t *door = context;
+    int done;
+    qy_dispatch_poll(door->dispatch, door->stop, &done, NULL);
+}
+
 /* Coordinator and worker of this process, turn by turn, until the run is over. */
 static qy_status_t loop(qy_dispatch_t *dispatch, qy_server_t *server,
                         const volatile sig_atomic_t *stop, qy_error_t *err)
@@ -54,24 +65,23 @@ static qy_status_t loop(qy_dispatch_t *dispatch, qy_server_t *server,
     return QY_OK;
 }
 
-static qy_status_t work(const qy_plan_t *plan, door_t *door, const volatile sig_atomic_t *stop,
-                        qy_error_t *err)
+static qy_status_t work(const qy_plan_t *plan, door_t *door, qy_error_t *err)
 {
     qy_link_t *coordinator_end = NULL, *worker_end = NULL;
-    qy_dispatch_t *dispatch = NULL;
     qy_server_t *server = NULL;
     const qy_dispatch_hooks_t hooks = {.on_progress = show_progress,
                                        .on_phase = show_phase,
                                        .run_export = run_export,
                                        .context = door};
+    const qy_server_hooks_t server_hooks = {.stop = door->stop, .turn = take_turn, .context = door};
     qy_status_t status;
     QY_TRY(qy_link_pair(&coordinator_end, &worker_end, err));
-    QY_TRY_GOTO(qy_dispatch_create(&dispatch, plan, coordinator_end, &hooks, err), destroy);
-    QY_TRY_GOTO(qy_server_create(&server, plan, worker_end, 0, stop, err), destroy);
-    status = loop(dispatch, server, stop, err);
+    QY_TRY_GOTO(qy_dispatch_create(&door->dispatch, plan, coordinator_end, &hooks, err), destroy);
+    QY_TRY_GOTO(qy_server_create(&server, plan, worker_end, 0, &server_hooks, err), destroy);
+    status = loop(door->dispatch, server, door->stop, err);
 destroy:
     qy_server_destroy(&server);
-    qy_dispatch_destroy(&dispatch);
+    qy_dispatch_destroy(&door->dispatch);
     qy_link_destroy(&worker_end);
     qy_link_destroy(&coordinator_end);
     qy_progress_end(&door->view);
@@ -127,16 +137,15 @@ int qy_cmd_run(int argc, char **argv)
     qy_lock_t *lock = NULL;
     if (prepare(job, overrides, n_overrides, &plan, &err) != QY_OK)
         return qy_door_error(&err, QY_EXIT_INPUT);
-    door_t door;
+    door_t door = {.stop = qy_door_catch_stop()};
     qy_progress_init(&door.view, quiet);
-    const volatile sig_atomic_t *stop = qy_door_catch_stop();
     int fresh = !qy_file_exists(plan->spec.run_dir);
     code = QY_EXIT_OK;
     if (enter(plan, &lock, &err) != QY_OK) {
         code = qy_door_error(&err, QY_EXIT_INPUT);
         if (fresh) /* nothing was started: leave nothing behind */
             qy_remove_tree(plan->spec.run_dir, NULL);
-    } else if (work(plan, &door, stop, &err) != QY_OK) {
+    } else if (work(plan, &door, &err) != QY_OK) {
         code = qy_door_error(&err, qy_door_exit(&err));
     } else if (qy_print_results(plan, stdout, &err) != QY_OK) {
         code = qy_door_error(&err, QY_EXIT_FAILED);

@@ -17,7 +17,7 @@ struct qy_server {
     const qy_plan_t *plan;
     qy_link_t *link;
     int rank;
-    const volatile sig_atomic_t *stop;
+    qy_server_hooks_t hooks;
     char log_path[QY_PATH_MAX];
     qy_child_t *child;
     qy_task_t task; /* the child's */
@@ -61,12 +61,12 @@ static qy_status_t say_hello(qy_server_t *s, qy_error_t *err)
 }
 
 qy_status_t qy_server_create(qy_server_t **out, const qy_plan_t *plan, qy_link_t *link, int rank,
-                             const volatile sig_atomic_t *stop, qy_error_t *err)
+                             const qy_server_hooks_t *hooks, qy_error_t *err)
 {
     qy_server_t *s = calloc(1, sizeof *s);
     if (!s)
         return qy_fail(err, QY_ERR_MEMORY, "worker: out of host memory");
-    *s = (qy_server_t){.plan = plan, .link = link, .rank = rank, .stop = stop};
+    *s = (qy_server_t){.plan = plan, .link = link, .rank = rank, .hooks = *hooks};
     qy_status_t status =
         qy_path(s->log_path, err, "%s/logs/rank-%03d.log", plan->spec.run_dir, rank);
     if (status == QY_OK)
@@ -119,13 +119,15 @@ static void forward_e2e(void *context, const qy_progress_t *progress)
         return;
     send(s, QY_MSG_PROGRESS, bytes, n, NULL);
     free(bytes);
+    if (s->hooks.turn)
+        s->hooks.turn(s->hooks.context);
 }
 
 static qy_status_t run_e2e(qy_server_t *s, qy_error_t *err)
 {
     qy_result_t result = {.task_id = -1};
     double began = qy_now_s();
-    qy_e2e_run(s->plan, &(qy_hooks_t){.progress = forward_e2e, .context = s, .stop = s->stop},
+    qy_e2e_run(s->plan, &(qy_hooks_t){.progress = forward_e2e, .context = s, .stop = s->hooks.stop},
                &result.error);
     result.seconds = qy_now_s() - began;
     return send_result(s, QY_MSG_PHASE_DONE, &result, err);

@@ -13,9 +13,16 @@
 
 typedef struct qy_server qy_server_t;
 
-/* Says HELLO. link: the worker's end. stop is looked at inside E2E-QP. */
+/* How E2E-QP, which works in the rank itself, lets others have their turn and is told to stop. */
+typedef struct {
+    const volatile sig_atomic_t *stop; /* looked at between micro-batches */
+    void (*turn)(void *context);       /* called after every update; may be NULL */
+    void *context;
+} qy_server_hooks_t;
+
+/* Says HELLO. link: the worker's end. */
 qy_status_t qy_server_create(qy_server_t **out, const qy_plan_t *plan, qy_link_t *link, int rank,
-                             const volatile sig_atomic_t *stop, qy_error_t *err);
+                             const qy_server_hooks_t *hooks, qy_error_t *err);
 void qy_server_destroy(qy_server_t **server);
 
 /* Handles what arrived. *done: the coordinator said STOP. */
