@@ -13,6 +13,9 @@
 /* Messages taken in at one poll, so that a flood does not keep the door waiting. */
 enum { MESSAGES_A_POLL = 256 };
 
+/* Times that stitching sends the run back to blocks whose files cannot be read. */
+enum { MAX_BACK = 3 };
+
 /* Where polls are further apart, the coordinator was away (stitching, or its rank was training). */
 static const double away_s = 1.0;
 
@@ -217,13 +220,29 @@ static qy_status_t export_all(qy_dispatch_t *d, qy_error_t *err)
     return QY_OK;
 }
 
-static qy_status_t work_alone(qy_dispatch_t *d, qy_error_t *err)
+/* A block's file that was whole by its marks but cannot be read is reported and redone. */
+static qy_status_t stitch(qy_dispatch_t *d, bool *finished, qy_error_t *err)
+{
+    qy_status_t status = qy_stitch(d->plan, err);
+    if (status != QY_ERR_FORMAT || d->n_back == MAX_BACK)
+        return status;
+    qy_entry_t entry = {.kind = QY_LEDGER_FAILED, .task_id = -1, .status = status};
+    snprintf(entry.phase, sizeof entry.phase, "%s", qy_phase_name(d->phase));
+    memcpy(entry.text, err->text, sizeof entry.text);
+    QY_TRY(qy_ledger_append(d->ledger, &entry, err));
+    d->n_back++;
+    d->phase = QY_RUN_CAPTURE;
+    d->entered = *finished = false;
+    return QY_OK;
+}
+
+static qy_status_t work_alone(qy_dispatch_t *d, bool *finished, qy_error_t *err)
 {
     switch (d->phase) {
     case QY_RUN_TOKENS:
         return qy_store_make_tokens(d->plan, err);
     case QY_RUN_STITCH:
-        return qy_stitch(d->plan, err);
+        return stitch(d, finished, err);
     case QY_RUN_EXPORT:
         return export_all(d, err);
     default:
@@ -299,7 +318,7 @@ static qy_status_t advance(qy_dispatch_t *d, qy_error_t *err)
         return QY_OK;
     switch (qy_phase_by(d->phase)) {
     case QY_BY_COORDINATOR:
-        QY_TRY(work_alone(d, err));
+        QY_TRY(work_alone(d, &finished, err));
         break;
     case QY_BY_TASKS:
         QY_TRY(work_on_tasks(d, &finished, err));

@@ -31,6 +31,7 @@ struct qy_dispatch {
     qy_run_phase_t phase;
     bool entered, called; /* called: E2E was sent to all */
     double phase_began;
+    int n_back; /* times that the run went back because a finished block could not be read */
     qy_task_list_t tasks;
     qy_schedule_t *schedule; /* of a phase with tasks; else NULL */
 

@@ -174,7 +174,7 @@ static void remove_stale(const char *path, const char *aside, const identity_t *
     if (rename(path, aside) != 0)
         return;
     if (read_lock(aside, &moved, &when) && !same_process(&moved, stale))
-        (void)link(aside, path);
+        (void)!link(aside, path); /* a third run may have taken the lock in between */
     unlink(aside);
 }
 

@@ -50,15 +50,20 @@ static bool has(const char *path, const qy_plan_t *plan, const char *kind, qy_er
     return qy_store_has(path, plan, kind, why);
 }
 
+/* Reads it, because the file of another text may have this name. */
 static bool has_tokens(const qy_plan_t *plan, const char *name)
 {
-    char path[QY_PATH_MAX];
-    return qy_store_tokens(path, plan, name, NULL) == QY_OK && has(path, plan, "tokens", NULL);
+    int32_t *tokens = NULL;
+    int64_t n, length;
+    if (qy_store_read_tokens(&tokens, &n, &length, plan, name, NULL) != QY_OK)
+        return false;
+    free(tokens);
+    return true;
 }
 
 static bool all_tokens(const qy_plan_t *plan)
 {
-    bool all = has_tokens(plan, "calibration");
+    bool all = plan->n_samples == 0 || has_tokens(plan, "calibration");
     all = all && (!plan->spec.e2e_qp.present || has_tokens(plan, "e2e"));
     for (int i = 0; i < plan->spec.n_evaluate; i++)
         all = all && has_tokens(plan, plan->spec.evaluate[i].name);

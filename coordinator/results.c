@@ -62,21 +62,30 @@ static void print_head(FILE *file, const qy_run_state_t *s)
             (long long)(s->plan->arch.n_blocks - s->n_done - s->n_running));
 }
 
+static void print_progress(FILE *file, const qy_progress_t *p)
+{
+    if (p->block >= 0)
+        fprintf(file, ", block %lld", (long long)p->block);
+    fprintf(file, ", step %lld of %lld", (long long)p->step, (long long)p->n_steps);
+    if (isfinite(p->loss))
+        fprintf(file, ", loss %.4g", p->loss);
+    if (isfinite(p->tokens_per_s) && p->tokens_per_s > 0)
+        fprintf(file, ", %.0f tokens/s", p->tokens_per_s);
+}
+
 static void print_running(FILE *file, const qy_run_state_t *s)
 {
     for (int64_t i = 0; i < s->n_tasks_running; i++) {
         const qy_running_t *r = &s->running[i];
         fprintf(file, "worker   %d on %s: %s", r->assigned->rank, r->assigned->host,
                 r->assigned->task);
-        if (r->latest) {
-            const qy_progress_t *p = &r->latest->progress;
-            fprintf(file, ", block %lld step %lld of %lld", (long long)p->block, (long long)p->step,
-                    (long long)p->n_steps);
-            if (isfinite(p->loss))
-                fprintf(file, ", loss %.4g", p->loss);
-            if (isfinite(p->tokens_per_s) && p->tokens_per_s > 0)
-                fprintf(file, ", %.0f tokens/s", p->tokens_per_s);
-        }
+        if (r->latest)
+            print_progress(file, &r->latest->progress);
+        fprintf(file, "\n");
+    }
+    if (s->n_tasks_running == 0 && s->latest) {
+        fprintf(file, "latest   %s", s->latest->task);
+        print_progress(file, &s->latest->progress);
         fprintf(file, "\n");
     }
 }
@@ -153,6 +162,17 @@ static json_t *block_object(const qy_run_state_t *s, int64_t b)
                      real(p->loss), "tokens_per_s", real(p->tokens_per_s));
 }
 
+static json_t *latest_object(const qy_run_state_t *s)
+{
+    if (!s->latest)
+        return json_null();
+    const qy_progress_t *p = &s->latest->progress;
+    return json_pack("{s:s, s:I, s:I, s:I, s:o, s:o}", "task", s->latest->task, "block",
+                     (json_int_t)p->block, "step", (json_int_t)p->step, "n_steps",
+                     (json_int_t)p->n_steps, "loss", real(p->loss), "tokens_per_s",
+                     real(p->tokens_per_s));
+}
+
 static json_t *block_array(const qy_run_state_t *s)
 {
     json_t *array = json_array();
@@ -179,16 +199,16 @@ static json_t *to_json(const qy_run_state_t *s)
     bool live = s->locked && s->holder.live;
     int64_t left = s->plan->arch.n_blocks - s->n_done - s->n_running;
     return json_pack(
-        "{s:o, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:{s:I, s:I, s:I, s:I}, s:o, "
-        "s:o}",
+        "{s:o, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:{s:I, s:I, s:I, s:I}, "
+        "s:o, s:o}",
         "run_dir", text_or_null(s->plan->spec.run_dir), "plan_hash", s->plan->hash, "state",
         s->state, "error", text_or_null(s->error), "phase", text_or_null(s->phase), "host",
         text_or_null(live ? s->holder.host : ""), "pid",
         live ? json_integer((json_int_t)s->holder.pid) : json_null(), "slurm_job",
         text_or_null(live ? s->holder.slurm_job : ""), "workers",
         (json_int_t)(s->start ? s->start->workers : 0), "phase_s", real(s->phase_s), "last_event_s",
-        real(s->last_event_s), "eta_s", real(s->eta_s), "blocks", "total",
-        (json_int_t)s->plan->arch.n_blocks, "done", (json_int_t)s->n_done, "running",
+        real(s->last_event_s), "eta_s", real(s->eta_s), "latest", latest_object(s), "blocks",
+        "total", (json_int_t)s->plan->arch.n_blocks, "done", (json_int_t)s->n_done, "running",
         (json_int_t)s->n_running, "left", (json_int_t)left, "block", block_array(s), "perplexity",
         perplexity_array(s));
 }

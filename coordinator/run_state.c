@@ -140,6 +140,10 @@ static void judge(qy_run_state_t *s, const qy_entry_t *stop)
 
 static void attach_progress(qy_run_state_t *s)
 {
+    const qy_metric_t *last = s->n_metrics > 0 ? &s->metrics[s->n_metrics - 1] : NULL;
+    if (last && s->start && strcmp(last->phase, s->phase) == 0 &&
+        strcmp(last->time, s->start->time) >= 0)
+        s->latest = last;
     for (int64_t r = 0; r < s->n_tasks_running; r++)
         for (int64_t i = s->n_metrics - 1; i >= 0; i--) {
             const qy_metric_t *metric = &s->metrics[i];

@@ -31,6 +31,7 @@ typedef struct {
     const qy_running_t **block_running;  /* of a block that is being worked on, else NULL */
     qy_running_t *running;
     int64_t n_tasks_running;
+    const qy_metric_t *latest; /* of this phase since the start, or NULL */
 } qy_run_state_t;
 
 qy_status_t qy_run_state_read(qy_run_state_t *out, const char *run_dir, qy_error_t *err);

@@ -4,8 +4,8 @@
 
 #include "jobs/store.h"
 
-/* FORMAT naming gaps, torn files, foreign plan hashes, shapes that do not fit. Redone where it is
- * there but not whole. */
+/* FORMAT naming gaps, torn files, foreign plan hashes, shapes that do not fit. A block's file that
+ * is there and cannot be read is set aside as NNN.h5.torn, so that the block is redone. */
 qy_status_t qy_stitch(const qy_plan_t *plan, qy_error_t *err);
 
 #endif
