@@ -130,7 +130,7 @@ qy_tensor_t test_put(const qy_device_t *dev, qy_dtype_t dtype, int n_dims, const
         test_ok(qy_device_upload(dev, full.data, bytes, qy_tensor_bytes(&full), &err), err);
         test_ok(qy_convert(dev, &t, &full, &err), err);
         test_ok(qy_device_wait(dev, &err), err);
-        test_free(dev, &full);
+        test_release(dev, &full);
     } else {
         test_ok(qy_device_upload(dev, t.data, bytes, qy_tensor_bytes(&t), &err), err);
         test_ok(qy_device_wait(dev, &err), err);
@@ -191,11 +191,11 @@ double *test_get(const qy_device_t *dev, const qy_tensor_t *t)
     digest = qy_xxh3(chain, sizeof chain);
     free(host);
     if (full.data)
-        test_free(dev, &full);
+        test_release(dev, &full);
     return values;
 }
 
-void test_free(const qy_device_t *dev, qy_tensor_t *t)
+void test_release(const qy_device_t *dev, qy_tensor_t *t)
 {
     qy_error_t err = {0};
     size_t bytes = qy_tensor_bytes(t);

@@ -44,13 +44,13 @@ qy_tensor_t test_put_2d(const qy_device_t *dev, qy_dtype_t dtype, int64_t rows, 
 double *test_get(const qy_device_t *dev, const qy_tensor_t *t);
 
 /* Frees the tensors; fails where a guard was written over. */
-void test_free(const qy_device_t *dev, qy_tensor_t *t);
+void test_release(const qy_device_t *dev, qy_tensor_t *t);
 
-#define test_free_all(dev, ...)                                                                    \
+#define test_release_all(dev, ...)                                                                 \
     do {                                                                                           \
         qy_tensor_t *all_[] = {__VA_ARGS__};                                                       \
         for (size_t i_ = 0; i_ < sizeof all_ / sizeof *all_; i_++)                                 \
-            test_free((dev), all_[i_]);                                                            \
+            test_release((dev), all_[i_]);                                                         \
     } while (0)
 
 /* free() of several pointers. */
