@@ -1,0 +1,330 @@
+#!/usr/bin/env python3
+"""Golden files: tiny random models with what PyTorch makes of them, and tokenizers with what Hugging Face's library makes of texts.
+
+usage: make_golden.py [models] [tokenizers]     (both without arguments; writes beside itself)
+Needs torch, transformers, tokenizers, safetensors, numpy. The committed files were made with torch 2.13, transformers 5.17, tokenizers 0.23.3.
+
+models/NAME/            a Hugging Face directory: config.json, model.safetensors
+models/NAME/golden/     model.safetensors, all computed in f64 from the stored weights and rounded to f32:
+    input_ids (2, 17) I32     logits (2, 17, V)     loss (1): mean cross-entropy of token t+1 given the tokens up to t, over 2 x 16 positions
+    hidden.B (2, 17, H)       the input of block B; hidden.N is the last block's output, before the final norm
+    dhidden.B                 the gradient of the loss with respect to hidden.B
+    grad.PARAMETER            its gradient with respect to a parameter (only models with GRADIENTS); a tied head's is in the embedding's
+tokenizers/texts.json   {"texts": [...], "invalid": [hex of bytes that are not UTF-8]}
+tokenizers/NAME/        tokenizer.json, or vocab.json + merges.txt, and golden.json: {"size", "prefix", "ids": one list a text, "invalid": likewise}
+"""
+import json, math, random, shutil, sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+KJV = HERE.parent / "data" / "text" / "kjv" / "train.txt"
+
+# --- models ---------------------------------------------------------------------------------------
+
+MODELS = {
+    # name: (class, weight type, config)
+    "llama-gqa": ("Llama", "float16", dict(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=96,
+        max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=False)),
+    "llama-biases": ("Llama", "bfloat16", dict(
+        hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=1, vocab_size=80,
+        max_position_embeddings=256, attention_bias=True, mlp_bias=True, tie_word_embeddings=True,
+        rope_parameters=dict(rope_type="llama3", rope_theta=10000.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                             original_max_position_embeddings=64))),
+    "llama-linear": ("Llama", "float32", dict(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=64,
+        max_position_embeddings=64, tie_word_embeddings=False, rope_parameters=dict(rope_type="linear", rope_theta=5000.0, factor=2.5))),
+    "opt": ("OPT", "float16", dict(
+        hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=96, max_position_embeddings=40,
+        word_embed_proj_dim=32)),
+    "opt-bare": ("OPT", "float32", dict(
+        hidden_size=24, ffn_dim=40, num_hidden_layers=2, num_attention_heads=3, vocab_size=64, max_position_embeddings=24,
+        word_embed_proj_dim=24, enable_bias=False)),
+}
+GRADIENTS = ("llama-gqa", "opt")
+OLD_LAYOUT = ("llama-biases", "opt-bare")  # config.json as transformers 4.x wrote it
+BARE_NAMES = ("opt-bare",)  # tensor names without "model."
+
+
+def exact_rope(config):
+    """cos and sin in f64, instead of the f32 that the library uses whatever the model's type is."""
+    import torch
+    p, d = config.rope_parameters, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    f = p["rope_theta"] ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
+    if p["rope_type"] == "linear":
+        f = f / p["factor"]
+    elif p["rope_type"] == "llama3":
+        low, high, length = p["low_freq_factor"], p["high_freq_factor"], p["original_max_position_embeddings"]
+        w = 2 * math.pi / f
+        s = (length / w - low) / (high - low)
+        f = torch.where(w < length / high, f, torch.where(w > length / low, f / p["factor"], (1 - s) * f / p["factor"] + s * f))
+    else:
+        assert p["rope_type"] == "default"
+
+    def forward(self, x, position_ids, *_, **__):
+        assert torch.allclose(self.inv_freq.double(), f, rtol=1e-6), "rope frequencies"
+        angle = position_ids[:, :, None].double() * f
+        return torch.cat((angle, angle), -1).cos(), torch.cat((angle, angle), -1).sin()
+    return forward
+
+
+def exact_norm(self, x):
+    import torch
+    return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+
+def randomize(model, generator):
+    import torch
+    for name, p in model.named_parameters():
+        noise = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+        if p.dim() == 1:
+            p.data = 0.2 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
+        else:
+            p.data = noise * (0.6 if "embed" in name else 1.2 / math.sqrt(p.shape[1]))
+
+
+def run(model, blocks, ids):
+    """Logits, loss, the inputs of the blocks and the output of the last, with gradients kept."""
+    import torch.nn.functional as F
+    hidden = []
+
+    def before(module, args, kwargs):
+        x = args[0] if args else kwargs["hidden_states"]
+        x.retain_grad()
+        hidden.append(x)
+
+    def after(module, args, output):
+        x = output[0] if isinstance(output, tuple) else output
+        x.retain_grad()
+        hidden.append(x)
+    hooks = [b.register_forward_pre_hook(before, with_kwargs=True) for b in blocks] + [blocks[-1].register_forward_hook(after)]
+    logits = model(input_ids=ids, use_cache=False).logits
+    for h in hooks:
+        h.remove()
+    loss = F.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1))
+    return logits, loss, hidden
+
+
+def to_old_layout(config):
+    """transformers 4.x: torch_dtype for dtype, rope_theta + rope_scaling for rope_parameters."""
+    config["torch_dtype"] = config.pop("dtype")
+    rope = config.pop("rope_parameters", None)
+    if rope:
+        config["rope_theta"] = rope.pop("rope_theta")
+        config["rope_scaling"] = rope
+    config["transformers_version"] = "4.46.0"
+
+
+def make_model(name, seed):
+    import torch, transformers
+    from safetensors.torch import save_file
+    kind, dtype, settings = MODELS[name]
+    config = getattr(transformers, kind + "Config")(attn_implementation="sdpa", **settings)
+    model = getattr(transformers, kind + "ForCausalLM")(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    randomize(model, generator)
+    model.to(getattr(torch, dtype))
+
+    out = HERE / "models" / name
+    shutil.rmtree(out, ignore_errors=True)
+    model.save_pretrained(out)
+    (out / "generation_config.json").unlink()
+    stored = json.loads((out / "config.json").read_text())
+    if name in OLD_LAYOUT:
+        to_old_layout(stored)
+        (out / "config.json").write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")
+    if name in BARE_NAMES:
+        weights = {k.removeprefix("model."): v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
+        save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+
+    ids = torch.randint(0, settings["vocab_size"], (2, 17), generator=generator)
+    model = type(model).from_pretrained(out, dtype=torch.float32, attn_implementation="sdpa").eval()  # as the files have it
+    plain = run(model, decoder(model).layers, ids)[0].detach().double()
+    model.double()
+    for module in model.modules():
+        if type(module).__name__ == "LlamaRMSNorm":
+            module.forward = exact_norm.__get__(module)
+        elif type(module).__name__ == "LlamaRotaryEmbedding":
+            module.forward = exact_rope(config).__get__(module)
+    logits, loss, hidden = run(model, decoder(model).layers, ids)
+    difference = (logits - plain).abs().max().item()
+    assert difference < 2e-4, difference
+    loss.backward()
+
+    golden = {"input_ids": ids.int(), "logits": logits, "loss": loss[None]}
+    for b, x in enumerate(hidden):
+        golden[f"hidden.{b}"], golden[f"dhidden.{b}"] = x, x.grad
+    if name in GRADIENTS:
+        golden |= {f"grad.{n}": p.grad for n, p in model.named_parameters()}
+    golden = {k: v.detach().to(v.dtype if k == "input_ids" else torch.float32).contiguous() for k, v in golden.items()}
+    (out / "golden").mkdir()
+    save_file(golden, out / "golden" / "model.safetensors", metadata={"format": "pt"})
+    size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+    print(f"{name}: logits std {logits.std().item():.2f}, loss {loss.item():.4f}, f32 run differs by {difference:.1e}, {size} bytes")
+
+
+def decoder(model):
+    return model.model.decoder if hasattr(model.model, "decoder") else model.model
+
+
+# --- tokenizers -----------------------------------------------------------------------------------
+
+L3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+QWEN = L3.replace(r"\p{N}{1,3}", r"\p{N}")
+FOREIGN = ["Καλημέρα κόσμε, τι κάνεις σήμερα;", "Привет, мир! Как дела сегодня?", "今日は世界。元気ですか？", "مرحبا بالعالم", "한국어 문장입니다",
+           "naïve café déjà-vu Ångström Straße", "It's we've they'll I'd you're don't CAN'T", "1234 5678 90 3.14159 ½ ²³"] * 12
+
+TEXTS = [
+    "", " ", "  ", "\n", "\n\n\n", "\t\tx", " a", "a ", "a  b", "a   b    c", "   leading", "trailing   ", "line\n", "line\r\nline\r\n\r\n", "\n  \n x",
+    "Hello world", "In the beginning God created the heaven and the earth.", "it's It'S IT'S we've I'll you'd don't they're 'tis o'clock", "'s't're've'm'll'd",
+    "0", "7", "12", "123", "1234", "1234567890", "3.14159", "1,000,000.00", "x1y22z333", "½ ² Ⅷ ٣٤٥ 一二三", "a1 b2  c3", "  42  ",
+    "!", "!!!", "?!...", "(a)[b]{c}<d>", "http://example.com/a?b=c&d=e#f", "user@example.org", "C:\\path\\file.txt", "```code```\n    indented\n\tTabbed",
+    "naïve café", "cafe\u0301 nai\u0308ve", "A\u030a \u212b \u00c5", "\u1e9b\u0323", "\ud55c\uad6d\uc5b4 \u1112\u1161\u11ab", "Straße ẞ ﬁ ﬂ", "İstanbul ıssız ſ K",
+    "Καλημέρα κόσμε", "Привет, мир!", "你好，世界", "今日は世界。", "مرحبا بالعالم", "שלום עולם", "नमस्ते दुनिया", "สวัสดีชาวโลก",
+    "😀", "👩‍👩‍👧‍👦 family", "🇺🇸🇩🇪", "👍🏽 ok", "a😀b 😀😀", "\u200b\u200d\ufeff", "\u00a0nbsp\u00a0", "\u2003em\u2003space", "\u3000全角\u3000", "a\u0085b\u2028c\u2029d", "\u00ad", "\ufffd",
+    "\x00", "a\x00b", "\x01\x02\x1f\x7f", "\U0010ffff", "\U000e0041", "_snake_case_ camelCase", "—–-‐", "“quotes” ‘single’ «guillemets»",
+    "<s>", "</s>", "<s></s>", "text<s>text", "text </s> text", "<s> In the beginning</s>\n", "<s", "<|begin_of_text|>", "a<|begin_of_text|>b<|end|>", "  <mask>  x", "x <mask>", "<mask><mask>",
+    "<tool> and <tool_call>x</tool_call>", "<tool_cal", "caf\u00e9tok cafe\u0301tok", "<0x41> <0xFF>",
+    "thethethethe the the", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "the " * 40, " " * 70, "\n" * 40, "-" * 80, "LORD of hosts " * 6, "ab" * 60,
+    "And the LORD God said unto the serpent, Because thou hast done this, thou art cursed above all cattle, and above every beast of the field;\n\nupon thy belly shalt thou go",
+]
+INVALID = ["ff", "61ff62", "c3", "61c3", "e282", "e28261", "f09f98", "f09f9820", "c080", "e08080", "eda080", "f4908080", "f8888080", "80", "8080", "61e2c3a9", "efbfbd80", "f09f98c3a962"]
+
+
+def fuzz_texts(n):
+    """Random texts over the characters that patterns, normalizers and alphabets treat differently."""
+    pools = [" ", "  \n\r\t", "abcdefgXYZ", "the and of LORD ", "0123456789²½٣", "'", "sStTmMdDlLvVrReE", ".,;:!?-()[]{}<>/\\|@#$%^&*_+=~`\"", "éèüñçøå", "\u0301\u0308\u0323\u030a",
+             "αβγδ", "абвг", "你好世界", "😀👍🏽", "\u00a0\u2003\u3000\u0085\u2028", "\u1112\u1161\u11ab", "<s></s><mask>", "\u200d\ufeff\x00\x7f"]
+    rng = random.Random(7)
+    for _ in range(n):
+        chosen = rng.sample(pools, rng.randint(2, 6))
+        yield "".join(rng.choice(rng.choice(chosen)) for _ in range(rng.randint(1, 60)))
+
+
+def added(content, **flags):
+    from tokenizers import AddedToken
+    return AddedToken(content, **{"special": True, "normalized": False, **flags})
+
+
+def template(token, id):
+    from tokenizers.processors import TemplateProcessing
+    return TemplateProcessing(single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, id)])
+
+
+def trained(pre, vocab, specials, normalizer=None, byte_alphabet=True, **model):
+    """A small BPE tokenizer of the King James text and some foreign lines."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    t = Tokenizer(models.BPE(**model))
+    if normalizer:
+        t.normalizer = normalizer
+    t.pre_tokenizer = pre
+    alphabet = pre_tokenizers.ByteLevel.alphabet() if byte_alphabet else []
+    trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    t.train_from_iterator(KJV.read_text()[:200000].splitlines(True) + FOREIGN, trainer)
+    return t
+
+
+def tokenizers():
+    """name: tokenizer. Each is one way through the reader; vocabularies are small to keep the files so."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers as p, processors
+    gpt2 = trained(p.ByteLevel(add_prefix_space=False, use_regex=True), 420, ["<s>", "</s>"])
+    gpt2.post_processor = processors.ByteLevel(trim_offsets=False)
+    yield "byte-level", gpt2
+
+    prefix = trained(p.ByteLevel(add_prefix_space=True, use_regex=True), 420, ["<s>", "</s>"])
+    prefix.add_special_tokens([added("<mask>", lstrip=True), added("<|end|>", rstrip=True)])
+    prefix.add_tokens([added("<tool>", special=False), added("<tool_call>", special=False, normalized=True), added("the the", special=False)])
+    prefix.post_processor = template("</s>", 1)
+    yield "prefix-space", prefix
+
+    llama3 = trained(p.Sequence([p.Split(Regex(L3), "isolated"), p.ByteLevel(add_prefix_space=False, use_regex=False)]), 460, [], ignore_merges=True)
+    file = json.loads(llama3.to_str())  # words that only ignore_merges reaches: no merge makes them
+    for word in ("ĠLORD", "Ġserpent", "thethethethe", "ĠÑģÐµÐ³"):
+        file["model"]["vocab"].setdefault(word, len(file["model"]["vocab"]))
+    llama3 = Tokenizer.from_str(json.dumps(file))
+    llama3.add_special_tokens([added("<|begin_of_text|>"), added("<|end|>")])
+    llama3.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template("<|begin_of_text|>", llama3.token_to_id("<|begin_of_text|>"))])
+    yield "llama3", llama3
+
+    qwen = trained(p.Sequence([p.Split(Regex(QWEN), "isolated"), p.ByteLevel(add_prefix_space=False, use_regex=False)]), 420, [], normalizers.NFC())
+    qwen.add_tokens([added("caf\u00e9tok", special=False, normalized=True), added("<|end|>")])
+    yield "qwen", qwen
+
+    smol = trained(p.Sequence([p.Digits(individual_digits=True), p.ByteLevel(add_prefix_space=False, use_regex=True)]), 420, ["<s>", "</s>"])
+    yield "digits", smol
+
+    stages = trained(p.Sequence([p.Split(" ", "merged_with_next"), p.Split(Regex(r"[.,;:!?]"), "merged_with_previous"), p.Digits(individual_digits=False),
+                                 p.Split(Regex(r"[a-z]+"), "contiguous"), p.ByteLevel(add_prefix_space=False, use_regex=False)]), 420, ["<s>"])
+    yield "stages", stages
+
+    removed = trained(p.Sequence([p.Split(Regex(r"\p{L}+|\p{N}"), "removed", invert=True), p.Split("t", "removed"), p.ByteLevel(add_prefix_space=False, use_regex=False)]),
+                      380, ["<s>"])
+    yield "removed", removed
+
+    fallback = trained(p.Split(" ", "isolated"), 200, ["<unk>"] + [f"<0x{b:02X}>" for b in range(256)], byte_alphabet=False, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    yield "byte-fallback", fallback
+
+    unknown = trained(p.Split(" ", "isolated"), 120, ["<unk>"], byte_alphabet=False, unk_token="<unk>", fuse_unk=True)
+    yield "fused-unknown", unknown
+
+    some = json.loads(trained(p.Split(" ", "isolated"), 120, ["<unk>"], byte_alphabet=False, unk_token="<unk>").to_str())
+    some["model"]["byte_fallback"] = True  # of the bytes only those of é: the others stay unknown
+    for name in ("<0xC3>", "<0xA9>"):
+        some["model"]["vocab"][name] = len(some["model"]["vocab"])
+    some["pre_tokenizer"] = None  # the whole text is one word
+    yield "one-word", Tokenizer.from_str(json.dumps(some))
+
+    bare = trained(p.ByteLevel(add_prefix_space=False, use_regex=True), 380, [])
+    bare.pre_tokenizer, bare.model = p.ByteLevel(add_prefix_space=False, use_regex=True), bare.model
+    yield "no-merges", Tokenizer.from_str(json.dumps({**json.loads(bare.to_str()), "model": {**json.loads(bare.to_str())["model"], "merges": []}}))
+
+
+def write_golden(out, t, texts):
+    ids = lambda s: t.encode(s, add_special_tokens=False).ids
+    golden = {
+        "size": max(t.get_vocab().values()) + 1,
+        "prefix": t.encode("").ids,
+        "ids": [ids(s) for s in texts],
+        "invalid": [ids(bytes.fromhex(h).decode("utf-8", "replace")) for h in INVALID],
+    }
+    (out / "golden.json").write_text(json.dumps(golden, separators=(",", ":")) + "\n")
+
+
+def make_tokenizers():
+    out = HERE / "tokenizers"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    texts = TEXTS + list(fuzz_texts(120))
+    (out / "texts.json").write_text(json.dumps({"texts": texts, "invalid": INVALID}, indent=0) + "\n")
+    made = dict(tokenizers())
+    for name, t in made.items():
+        (out / name).mkdir()
+        (out / name / "tokenizer.json").write_text(t.to_str() + "\n")
+        write_golden(out / name, t, texts)
+        print(f"{name}: {t.get_vocab_size()} tokens")
+
+    # the older pair of files, and merges as strings: same tokens, other spelling
+    old, t = out / "vocab-and-merges", made["byte-level"]
+    old.mkdir()
+    model = json.loads(t.to_str())["model"]
+    (old / "vocab.json").write_text(json.dumps(model["vocab"]) + "\n")
+    (old / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["merges"]))
+    (old / "tokenizer_config.json").write_text(json.dumps({
+        "add_bos_token": True, "add_prefix_space": False, "bos_token": {"content": "</s>", "normalized": True}, "eos_token": "</s>", "unk_token": "<s>"}) + "\n")
+    t.post_processor = template("</s>", 1)
+    write_golden(old, t, texts)
+    strings, t = out / "merge-strings", made["digits"]
+    strings.mkdir()
+    file = json.loads(t.to_str())
+    file["model"]["merges"] = ["#version: 0.2"] + [f"{a} {b}" for a, b in file["model"]["merges"]]
+    (strings / "tokenizer.json").write_text(json.dumps(file, ensure_ascii=False) + "\n")
+    write_golden(strings, t, texts)
+
+
+if __name__ == "__main__":
+    wanted = sys.argv[1:] or ["models", "tokenizers"]
+    if "models" in wanted:
+        for seed, name in enumerate(MODELS, 1):
+            make_model(name, seed)
+    if "tokenizers" in wanted:
+        make_tokenizers()
