@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/half.h"
+#include "model/grow.h"
 #include "model/json.h"
 
 enum { SPEC_DIMS_MAX = 4, CONFIG_MAX = 16 << 20 };
@@ -18,15 +19,11 @@ qy_status_t qy_tensor_list_add(qy_tensor_list_t *list, const char *layer, const 
     if (n_dims > SPEC_DIMS_MAX)
         return qy_fail(err, QY_ERR_UNSUPPORTED, "%s%s: %d dimensions, at most %d can be exported",
                        layer, suffix, n_dims, SPEC_DIMS_MAX);
-    if (list->n == list->capacity) {
-        int64_t capacity = 2 * list->capacity + 64;
-        qy_st_spec_t *specs = realloc(list->specs, (size_t)capacity * sizeof *specs);
-        if (!specs)
-            return qy_fail(err, QY_ERR_MEMORY, "no memory for a list of %lld tensors",
-                           (long long)capacity);
-        list->specs = specs;
-        list->capacity = capacity;
-    }
+    qy_st_spec_t *specs = qy_grow(list->specs, &list->capacity, list->n + 1, sizeof *specs);
+    if (!specs)
+        return qy_fail(err, QY_ERR_MEMORY, "no memory for a list of %lld tensors",
+                       (long long)list->n + 1);
+    list->specs = specs;
     size_t size = strlen(layer) + strlen(suffix) + 1;
     char *name = malloc(size);
     if (!name)
