@@ -5,8 +5,14 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/gemm.h"
 
-/* Edges of the tiles that a product is cut into: a function of its shape, never of the threads. */
-enum { TILE_ROWS = 128, TILE_COLS = 256 };
+/*
+ * Edge of the tiles along a side of n: a function of the shape, never of the threads. Small sides
+ * are cut finer, to give several threads something to do, which costs a few percent on one.
+ */
+static int64_t tile_edge(int64_t n)
+{
+    return n > 1024 ? 256 : 128;
+}
 
 /* C (m, n) = op(A) op(B) + beta C, sums over k. Where bias is given it is what C starts from. */
 typedef struct {
@@ -19,7 +25,7 @@ typedef struct {
 
 static void run_tile(const product_t *p, int64_t row, int64_t col)
 {
-    int64_t m = qy_min(TILE_ROWS, p->m - row), n = qy_min(TILE_COLS, p->n - col);
+    int64_t m = qy_min(tile_edge(p->m), p->m - row), n = qy_min(tile_edge(p->n), p->n - col);
     int64_t lda = p->ta == CblasNoTrans ? p->k : p->m, ldb = p->tb == CblasNoTrans ? p->n : p->k;
     const float *a = p->a + (p->ta == CblasNoTrans ? row * lda : row);
     const float *b = p->b + (p->tb == CblasNoTrans ? col : col * ldb);
@@ -32,10 +38,11 @@ static void run_tile(const product_t *p, int64_t row, int64_t col)
 
 static void multiply(const qy_device_t *dev, const product_t *p)
 {
-    int64_t n_rows = qy_chunks(p->m, TILE_ROWS), n_cols = qy_chunks(p->n, TILE_COLS);
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic) if (n_rows * n_cols > 1)
-    for (int64_t tile = 0; tile < n_rows * n_cols; tile++)
-        run_tile(p, tile / n_cols * TILE_ROWS, tile % n_cols * TILE_COLS);
+    int64_t height = tile_edge(p->m), width = tile_edge(p->n);
+    int64_t n_cols = qy_chunks(p->n, width), n_tiles = qy_chunks(p->m, height) * n_cols;
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic) if (n_tiles > 1)
+    for (int64_t tile = 0; tile < n_tiles; tile++)
+        run_tile(p, tile / n_cols * height, tile % n_cols * width);
 }
 
 qy_status_t qy_cpu_linear_fwd(const qy_device_t *dev, qy_tensor_t *y, const qy_tensor_t *x,
