@@ -39,15 +39,18 @@ qy_status_t qy_fail_in(qy_error_t *err, const char *format, ...)
 {
     if (!err)
         return QY_ERR_ARG;
-    char text[sizeof err->text], old[sizeof err->text];
+    char text[sizeof err->text];
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    memcpy(old, err->text, sizeof old);
-    size_t used = strlen(text);
-    snprintf(err->text, sizeof err->text, "%s", text);
-    if (used + 3 < sizeof err->text)
-        snprintf(err->text + used, sizeof err->text - used, ": %s", old);
+    size_t used = strlen(text), kept = strlen(err->text), room = sizeof text - 1 - used;
+    if (room >= 2) {
+        kept = kept < room - 2 ? kept : room - 2;
+        memcpy(text + used, ": ", 2);
+        memcpy(text + used + 2, err->text, kept);
+        text[used + 2 + kept] = '\0';
+    }
+    memcpy(err->text, text, sizeof text);
     return err->status;
 }
