@@ -81,15 +81,19 @@ static qy_status_t check_texts(const qy_plan_t *plan, qy_error_t *err)
     const qy_spec_t *spec = &plan->spec;
     int64_t length = spec->calibration.sequence_length;
     bool tokenizes = false;
-    if (qy_spec_calibrates(spec) || (spec->e2e_qp.present && spec->calibration.text[0]))
+    if (qy_spec_calibrates(spec))
         QY_TRY(check_text("calibration.text", spec->calibration.text, length, &tokenizes, err));
-    if (spec->e2e_qp.present && spec->e2e_qp.text[0])
-        QY_TRY(check_text("e2e_qp.text", spec->e2e_qp.text, 2, &tokenizes, err));
+    if (spec->e2e_qp.sequence_length)
+        length = spec->e2e_qp.sequence_length;
+    if (spec->e2e_qp.present)
+        QY_TRY(check_text("e2e_qp.text",
+                          spec->e2e_qp.text[0] ? spec->e2e_qp.text : spec->calibration.text, length,
+                          &tokenizes, err));
     for (int i = 0; i < spec->n_evaluate; i++) {
         char what[QY_NAME_MAX + 16];
         snprintf(what, sizeof what, "evaluate %s", spec->evaluate[i].name);
         QY_TRY(check_length(plan, what, spec->evaluate[i].sequence_length, err));
-        QY_TRY(check_text(what, spec->evaluate[i].text, spec->evaluate[i].sequence_length - 1,
+        QY_TRY(check_text(what, spec->evaluate[i].text, spec->evaluate[i].sequence_length,
                           &tokenizes, err));
     }
     qy_tokenizer_t *tokenizer = NULL;

@@ -46,7 +46,10 @@ static void print_segments(const qy_plan_t *plan, FILE *file)
             plan->spec.quantize.segments ? "" : " (auto)", plan->n_workers);
     for (int64_t k = 0; k < plan->n_segments; k++) {
         int64_t first = plan->segment_start[k], last = plan->segment_start[k + 1] - 1;
-        fprintf(file, "  %4" PRId64 "     blocks %" PRId64 " to %" PRId64 "\n", k, first, last);
+        fprintf(file, "  %4" PRId64 "     block", k);
+        if (first < last)
+            fprintf(file, "s %" PRId64 " to", first);
+        fprintf(file, " %" PRId64 "\n", last);
     }
 }
 

@@ -145,20 +145,11 @@ static void size_disk(qy_plan_t *plan, const counts_t *n)
     const qy_spec_t *spec = &plan->spec;
     int64_t length = spec->calibration.sequence_length, blocks = plan->arch.n_blocks;
     int64_t sample = window_bytes(plan, length);
-    int64_t running = least(plan->n_segments, plan->n_workers);
     int64_t block = plus(n->code_bytes, times(n->groups, F16 + 1));
     /* activations at segment starts, blocks and the model stitched of them, token files */
     int64_t sum = times(times(plan->n_segments - 1, plan->n_samples), sample);
     sum = plus(sum, times(2 * blocks, block));
     sum = plus(sum, times(times(plan->n_samples, length), F32));
-    if (qy_spec_calibrates(spec)) {
-        /* in each running segment a block's checkpoint, and its streams where it has several blocks
-         */
-        int64_t partial = plus(times(n->weights, VARS * F32), times(n->groups, 2 * VARS * F32));
-        sum = plus(sum, times(running, partial));
-        if (plan->n_segments < blocks)
-            sum = plus(sum, times(running, plan->stream_bytes));
-    }
     if (spec->e2e_qp.present) {
         sum = plus(sum, times(times(plan->e2e_samples, plan->e2e_length), F32));
         if (plan->n_e2e_ranges) /* the teacher's final states */

@@ -89,14 +89,15 @@ static qy_status_t check_list(const reader_t *reader, const qy_yaml_t *node, con
     if (node->n > list->max)
         return qy_yaml_fail(node->items[list->max], reader->err, "%s: at most %d items", path,
                             list->max);
-    if (qy_key_find(prefix, strlen(prefix)))
-        return QY_OK;
+    bool words = qy_key_find(prefix, strlen(prefix)) != NULL;
     snprintf(prefix, sizeof prefix, "%s[].", path);
     for (int i = 0; i < node->n; i++) {
-        if (node->items[i]->kind != QY_YAML_MAP)
-            return qy_yaml_fail(node->items[i], reader->err, "%s: an item with keys is expected",
-                                path);
-        QY_TRY(check_map(reader, node->items[i], prefix));
+        const qy_yaml_t *item = node->items[i];
+        if (item->kind != (words ? QY_YAML_SCALAR : QY_YAML_MAP))
+            return qy_yaml_fail(item, reader->err, "%s: %s are expected as items", path,
+                                words ? "words" : "keys");
+        if (!words)
+            QY_TRY(check_map(reader, item, prefix));
     }
     return QY_OK;
 }
@@ -109,9 +110,11 @@ static qy_status_t check_map(const reader_t *reader, const qy_yaml_t *map, const
         char path[MAX_KEY], nearest[MAX_KEY], below[MAX_KEY + 1];
         int n = snprintf(path, sizeof path, "%s%s", prefix, key->text);
         bool fits = n > 0 && n < MAX_KEY && !strpbrk(key->text, ".[");
-        if (fits && qy_key_find(path, strlen(path)))
-            continue;
-        if (fits && starts_rows(path, '[')) {
+        if (fits && qy_key_find(path, strlen(path))) {
+            if (value->kind != QY_YAML_SCALAR)
+                return qy_yaml_fail(value, reader->err, "%s: a single value is expected, not a %s",
+                                    path, value->kind == QY_YAML_LIST ? "list" : "map");
+        } else if (fits && starts_rows(path, '[')) {
             QY_TRY(check_list(reader, value, path));
         } else if (fits && starts_rows(path, '.')) {
             if (value->kind != QY_YAML_MAP)

@@ -12,7 +12,9 @@
 static qy_status_t expected(const qy_key_t *key, const qy_yaml_t *node, const char *what,
                             qy_error_t *err)
 {
-    return qy_yaml_fail(node, err, "%s: \"%.80s\"; expected %s", key->path, node->text, what);
+    const char *quote = node->quoted || !*node->text ? "\"" : "";
+    return qy_yaml_fail(node, err, "%s: %s%.80s%s; expected %s", key->path, quote, node->text,
+                        quote, what);
 }
 
 /* What the domain allows, or that it is known and not there yet. */
@@ -169,9 +171,6 @@ qy_status_t qy_spec_value(qy_spec_t *out, const qy_key_t *key, int item, const q
                           const qy_spec_places_t *places, qy_error_t *err)
 {
     void *field = qy_key_field(out, key, item);
-    if (node->kind != QY_YAML_SCALAR)
-        return qy_yaml_fail(node, err, "%s: a single value is expected, not a %s", key->path,
-                            node->kind == QY_YAML_LIST ? "list" : "map");
     int place = qy_domain_place(key->domain, node->text);
     switch (key->kind) {
     case QY_KIND_PATH:

@@ -12,7 +12,7 @@ typedef struct {
     char document_base[QY_PATH_MAX], current_base[QY_PATH_MAX];
 } qy_spec_places_t;
 
-/* FORMAT with the node's place, the key's path and what is expected. */
+/* node is a scalar. FORMAT with its place, the key's path and what is expected. */
 qy_status_t qy_spec_value(qy_spec_t *out, const qy_key_t *key, int item, const qy_yaml_t *node,
                           const qy_spec_places_t *places, qy_error_t *err);
 

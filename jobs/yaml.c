@@ -342,16 +342,14 @@ qy_status_t qy_yaml_read(qy_yaml_t **out, const char *path, qy_error_t *err)
 
 /* --- replacing -------------------------------------------------------------------------------- */
 
-/* An empty map (value NULL) or a key, standing where `like` stands. */
-static qy_yaml_t *make_node(const qy_yaml_t *like, const char *text, size_t length)
+/* An empty map (text NULL) or a key, which stands in no file. */
+static qy_yaml_t *make_node(const char *text, size_t length)
 {
     qy_yaml_t *node = calloc(1, sizeof *node);
     if (!node)
         return NULL;
-    *node = (qy_yaml_t){.kind = text ? QY_YAML_SCALAR : QY_YAML_MAP,
-                        .file = like->file,
-                        .line = like->line,
-                        .column = like->column};
+    *node = (qy_yaml_t){
+        .kind = text ? QY_YAML_SCALAR : QY_YAML_MAP, .file = "--set", .line = 1, .column = 1};
     if (text && !(node->text = strndup(text, length)))
         qy_yaml_destroy(&node);
     return node;
@@ -382,7 +380,7 @@ static qy_status_t find_slot(qy_yaml_t *node, const char *path, const char *part
             *slot = &node->items[i];
             return QY_OK;
         }
-    qy_yaml_t *key = make_node(node, part, length), *value = make_node(node, NULL, 0);
+    qy_yaml_t *key = make_node(part, length), *value = make_node(NULL, 0);
     if (!key || !value) {
         qy_yaml_destroy(&key);
         qy_yaml_destroy(&value);
