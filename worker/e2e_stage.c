@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/quant_rule.h"
 #include "kernels/fill.h"
@@ -240,8 +241,18 @@ qy_status_t qy_e2e_stage_load(qy_e2e_stage_t *s, int64_t step, qy_error_t *err)
     return QY_OK;
 }
 
+/* The folder of a saved step. */
+static qy_status_t make_step_folder(const qy_plan_t *plan, int64_t step, qy_error_t *err)
+{
+    char path[QY_PATH_MAX];
+    QY_TRY(qy_store_e2e(path, plan, step, 0, err));
+    *strrchr(path, '/') = 0;
+    return qy_make_dirs(path, err);
+}
+
 qy_status_t qy_e2e_stage_save(qy_e2e_stage_t *s, int64_t step, qy_error_t *err)
 {
+    QY_TRY(make_step_folder(s->plan, step, err));
     for (int64_t i = 0; i < s->n; i++) {
         char path[QY_PATH_MAX];
         qy_h5_t *file = NULL;
