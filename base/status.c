@@ -23,6 +23,14 @@ int qy_status_retry(qy_status_t status)
     return (unsigned)status < QY_N_STATUS ? status_table[status].retry : 0;
 }
 
+/* Names from strangers' files may hold anything: an error is one line, whatever it quotes. */
+static void keep_one_line(char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < ' ' || *text == 0x7f)
+            *text = '?';
+}
+
 qy_status_t qy_fail(qy_error_t *err, qy_status_t status, const char *format, ...)
 {
     if (err) {
@@ -31,6 +39,7 @@ qy_status_t qy_fail(qy_error_t *err, qy_status_t status, const char *format, ...
         err->status = status;
         vsnprintf(err->text, sizeof err->text, format, args);
         va_end(args);
+        keep_one_line(err->text);
     }
     return status;
 }
