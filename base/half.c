@@ -23,10 +23,11 @@ float qy_f16_to_f32(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000u) << F32_SIGN_SHIFT;
     uint32_t rest = (uint32_t)(h & 0x7fffu) << F16_MANTISSA_SHIFT;
-    if ((h & 0x7c00u) == 0x7c00u)
-        return from_bits(sign | f32_infinity | rest);
-    /* The exponents' biases differ by 112; the product also makes subnormals normal. */
-    return from_bits(sign | to_bits(from_bits(rest) * 0x1p112f));
+    /* The exponents' biases differ by 112; the product also makes subnormals normal. Infinity and
+     * NaN come out with an exponent of 143, whose bits are among those of 255: no branch, for
+     * vectors. */
+    uint32_t special = (h & 0x7c00u) == 0x7c00u ? f32_infinity : 0;
+    return from_bits(sign | special | to_bits(from_bits(rest) * 0x1p112f));
 }
 
 uint16_t qy_f32_to_f16(float x)
@@ -54,6 +55,20 @@ uint16_t qy_f32_to_bf16(float x)
     if ((u & 0x7fffffffu) > f32_infinity)
         return (uint16_t)((u >> 16) | 0x0040u);
     return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+
+void qy_f16_widen(float *restrict dst, const uint16_t *restrict src, int64_t n)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        dst[i] = qy_f16_to_f32(src[i]);
+}
+
+void qy_bf16_widen(float *restrict dst, const uint16_t *restrict src, int64_t n)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        dst[i] = qy_bf16_to_f32(src[i]);
 }
 
 float qy_round_f16(float x)

@@ -10,20 +10,22 @@
 enum {
     CONFIG_MAX = 16 << 20,
     STORAGE_ALIGN = 64, /* bytes; every tensor of a storage starts on it */
-    CALL_MAX = 160
+    TENSOR_NAME_MAX = 160,
+    WIDEN_AT_ONCE = 2048
 };
 
 void qy_model_tensor_name(char out[160], const qy_arch_t *arch, int64_t block, const char *name,
                           const char *suffix)
 {
-    snprintf(out, CALL_MAX, "%s%lld.%s%s", arch->block_prefix, (long long)block, name, suffix);
+    snprintf(out, TENSOR_NAME_MAX, "%s%lld.%s%s", arch->block_prefix, (long long)block, name,
+             suffix);
 }
 
 /* --- what the arch asks for --- */
 
 /* One tensor that a model must have, and where its values go. */
 typedef struct {
-    char name[CALL_MAX];
+    char name[TENSOR_NAME_MAX];
     int n_dims;
     int64_t shape[2];
     qy_tensor_t *out;
@@ -46,7 +48,7 @@ static int want_block(wanted_t list[BLOCK_WANTED_MAX], const qy_arch_t *arch, in
                       qy_block_weights_t *out)
 {
     int n = 0;
-    char name[CALL_MAX];
+    char name[TENSOR_NAME_MAX];
     for (int i = 0; i < QY_N_LINEARS; i++) {
         const qy_linear_desc_t *d = &arch->linear[i];
         if (!d->present)
@@ -76,7 +78,7 @@ static int want_outer(wanted_t list[OUTER_WANTED_MAX], const qy_arch_t *arch,
                       qy_outer_weights_t *out)
 {
     int n = 0;
-    char name[CALL_MAX];
+    char name[TENSOR_NAME_MAX];
     want(list, &n, arch->embedding_name, arch->vocab, arch->hidden, &out->embedding);
     if (arch->learned_positions)
         want(list, &n, arch->position_name, arch->max_positions + arch->position_offset,
@@ -247,14 +249,18 @@ void qy_model_close(qy_model_t **model)
 
 /* --- reading --- */
 
-/* n half floats, which lie in the upper half of dst's bytes, become n floats. */
-static void widen(float *dst, int64_t n, float (*to_f32)(uint16_t))
+typedef void (*widen_t)(float *dst, const uint16_t *src, int64_t n);
+
+/* n half floats, which lie in the upper half of dst's bytes, become n floats: from the front, so
+ * that what is written over has been read. */
+static void widen_in_place(float *dst, int64_t n, widen_t widen)
 {
     const char *src = (const char *)dst + 2 * n;
-    for (int64_t i = 0; i < n; i++) {
-        uint16_t half;
-        memcpy(&half, src + 2 * i, sizeof half);
-        dst[i] = to_f32(half);
+    uint16_t taken[WIDEN_AT_ONCE];
+    for (int64_t i = 0, count; i < n; i += count) {
+        count = n - i < WIDEN_AT_ONCE ? n - i : WIDEN_AT_ONCE;
+        memcpy(taken, src + 2 * i, 2 * (size_t)count);
+        widen(dst + i, taken, count);
     }
 }
 
@@ -266,7 +272,7 @@ static qy_status_t read_tensor(const qy_model_t *m, const wanted_t *w, qy_error_
     if (strcmp(e->dtype, "F32") == 0)
         return qy_st_read(m->tensors, e, dst, 0, e->bytes, err);
     QY_TRY(qy_st_read(m->tensors, e, (char *)dst + 2 * n, 0, e->bytes, err));
-    widen(dst, n, strcmp(e->dtype, "F16") == 0 ? qy_f16_to_f32 : qy_bf16_to_f32);
+    widen_in_place(dst, n, strcmp(e->dtype, "F16") == 0 ? qy_f16_widen : qy_bf16_widen);
     return QY_OK;
 }
 
