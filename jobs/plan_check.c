@@ -111,10 +111,12 @@ static qy_status_t check_e2e(const qy_plan_t *plan, qy_error_t *err)
     const qy_spec_t *spec = &plan->spec;
     if (!spec->e2e_qp.present)
         return QY_OK;
-    bool own_samples = spec->e2e_qp.samples != 0, own_length = spec->e2e_qp.sequence_length != 0;
-    int64_t samples = own_samples ? spec->e2e_qp.samples : spec->calibration.samples;
-    if (own_length)
-        QY_TRY(check_length(plan, "e2e_qp", spec->e2e_qp.sequence_length, err));
+    int64_t length = spec->e2e_qp.sequence_length, samples = spec->e2e_qp.samples;
+    if (length)
+        QY_TRY(check_length(plan, "e2e_qp", length, err));
+    else
+        QY_TRY(check_length(plan, "calibration", spec->calibration.sequence_length, err));
+    samples = samples ? samples : spec->calibration.samples;
     return check_batch("e2e_qp", spec->e2e_qp.batch_size, samples, err);
 }
 
@@ -175,9 +177,10 @@ qy_status_t qy_plan_check(const qy_plan_t *plan, const qy_model_t *model, qy_err
         return qy_fail(err, QY_ERR_ARG, "quantize.segments: %lld, but the model has %lld blocks",
                        (long long)spec->quantize.segments, (long long)n_blocks);
     QY_TRY(check_groups(plan, err));
-    QY_TRY(check_length(plan, "calibration", spec->calibration.sequence_length, err));
-    if (qy_spec_calibrates(spec))
+    if (qy_spec_calibrates(spec)) {
+        QY_TRY(check_length(plan, "calibration", spec->calibration.sequence_length, err));
         QY_TRY(check_batch("block_ap", spec->block_ap.batch_size, spec->calibration.samples, err));
+    }
     QY_TRY(check_e2e(plan, err));
     QY_TRY(check_exports(plan, err));
     QY_TRY(check_texts(plan, err));

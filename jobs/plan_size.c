@@ -116,7 +116,9 @@ static int64_t e2e_bytes(const qy_plan_t *plan, const counts_t *n)
 /* Two blocks of the original, one of them being read ahead, and a window's forward pass. */
 static int64_t walk_bytes(const qy_plan_t *plan, const counts_t *n)
 {
-    int64_t length = plan->spec.calibration.sequence_length;
+    int64_t length = plan->e2e_length;
+    if (qy_spec_calibrates(&plan->spec))
+        length = largest(length, plan->spec.calibration.sequence_length);
     for (int i = 0; i < plan->spec.n_evaluate; i++)
         length = largest(length, plan->spec.evaluate[i].sequence_length);
     int64_t e = plan->element_bytes;

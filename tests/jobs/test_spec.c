@@ -1,0 +1,390 @@
+#include "jobs/spec_table.h"
+#include "tests/jobs/job_files.h"
+
+#include <math.h>
+
+static void test_defaults(void **state)
+{
+    (void)state;
+    qy_spec_t *s = read_job("model: m\nrun_dir: /r\ncalibration: {text: t.txt}\n", NULL);
+    assert_string_equal(s->model, path_of("m"));
+    assert_string_equal(s->run_dir, "/r");
+    assert_string_equal(s->calibration.text, path_of("t.txt"));
+    assert_int_equal(s->seed, 2);
+    assert_int_equal(s->calibration.samples, 4096);
+    assert_int_equal(s->calibration.sequence_length, 2048);
+    assert_int_equal(s->calibration.validation_samples, 64);
+    assert_int_equal(s->calibration.sampling, QY_SAMPLING_STREAM);
+    assert_int_equal(s->quantize.method, QY_METHOD_BLOCK_AP);
+    assert_int_equal(s->quantize.weights.bits, 2);
+    assert_int_equal(s->quantize.weights.group_size, 64);
+    assert_false(s->quantize.weights.symmetric);
+    assert_int_equal(s->quantize.activation_bits, 16);
+    assert_int_equal(s->quantize.kv_bits, 16);
+    assert_int_equal(s->quantize.segments, 0);
+    assert_int_equal(s->block_ap.init, QY_INIT_LEAST_SQUARES);
+    assert_int_equal(s->block_ap.epochs, 2);
+    assert_int_equal(s->block_ap.batch_size, 2);
+    assert_int_equal(s->block_ap.lr_unit, QY_LR_UNIT_STEP);
+    assert_true(isnan(s->block_ap.weight_lr) && isnan(s->block_ap.quant_lr) &&
+                isnan(s->block_ap.norm_lr));
+    assert_true(s->block_ap.shuffle);
+    assert_int_equal(s->rtn.init, QY_INIT_LEAST_SQUARES);
+    assert_false(s->e2e_qp.present);
+    assert_int_equal(s->n_evaluate, 0);
+    assert_int_equal(s->n_export, 0);
+    assert_string_equal(s->resources.device, "auto");
+    assert_string_equal(s->resources.compute, "auto");
+    assert_int_equal(s->resources.gpu_memory, 0);
+    assert_int_equal(s->resources.worker_timeout, 600);
+    assert_true(s->checkpoint.minutes == 10.0 && s->checkpoint.recompute_minutes == 10.0);
+    free(s);
+}
+
+static void test_e2e_section(void **state)
+{
+    (void)state;
+    qy_spec_t *s = read_job(TINY_JOB "e2e_qp: {}\n", NULL);
+    assert_true(s->e2e_qp.present);
+    assert_int_equal(s->e2e_qp.loss, QY_LOSS_NEXT_TOKEN);
+    assert_int_equal(s->e2e_qp.batch_size, 32);
+    assert_int_equal(s->e2e_qp.micro_batch_size, 1);
+    assert_int_equal(s->e2e_qp.epochs, 1);
+    assert_int_equal(s->e2e_qp.samples, 0);
+    assert_int_equal(s->e2e_qp.sequence_length, 0);
+    assert_true(isnan(s->e2e_qp.lr) && s->e2e_qp.shuffle && !s->e2e_qp.text[0]);
+    free(s);
+    /* No epochs is the same job as no section. */
+    qy_spec_t *off = read_job(TINY_JOB "e2e_qp: {loss: distill, epochs: 0}\n", NULL);
+    qy_spec_t *absent = read_job(TINY_JOB, NULL);
+    assert_memory_equal(off, absent, sizeof *off);
+    free(off);
+    free(absent);
+}
+
+/* Everything set to what is not its default. */
+static const char full_job[] =
+    "model: /m\nrun_dir: /r/$$x\nseed: 4294967295\n"
+    "calibration: {text: /t.jsonl, samples: 10, sequence_length: 20, validation_samples: 0,\n"
+    "              sampling: documents}\n"
+    "quantize:\n"
+    "  method: rtn\n"
+    "  weights: {bits: 3, group_size: -1, symmetric: true}\n"
+    "  activations: {bits: 16}\n"
+    "  kv_cache: {bits: 16}\n"
+    "  segments: 12\n"
+    "block_ap: {init: min-max, epochs: 0, batch_size: 5, lr_unit: absolute, weight_lr: 2e-5,\n"
+    "           quant_lr: 1e-4, norm_lr: 0, shuffle: false}\n"
+    "rtn: {init: min-max}\n"
+    "e2e_qp: {loss: distill, text: \"/a b \\\"c\\\" \\u00e9.txt\", samples: 7, sequence_length: "
+    "9,\n"
+    "         batch_size: 6, micro_batch_size: 3, lr_unit: absolute, lr: 0.3, epochs: 4,\n"
+    "         shuffle: false}\n"
+    "evaluate:\n"
+    "  - {name: one, text: /1.txt, sequence_length: 99}\n"
+    "  - {name: two-2.x, text: /2.npy}\n"
+    "export: [gptq, hf]\n"
+    "resources: {device: cuda, compute: bf16, gpu_memory: 64GiB, host_cache: 1.5 TB,\n"
+    "            scratch: /s, threads: 8, worker_timeout: 30}\n"
+    "checkpoint: {minutes: 0.5, recompute_minutes: 0}\n";
+
+static void test_full(void **state)
+{
+    (void)state;
+    qy_spec_t *s = read_job(full_job, NULL);
+    assert_string_equal(s->run_dir, "/r/$x");
+    assert_int_equal(s->seed, 4294967295);
+    assert_int_equal(s->calibration.sampling, QY_SAMPLING_DOCUMENTS);
+    assert_int_equal(s->quantize.method, QY_METHOD_RTN);
+    assert_int_equal(s->quantize.weights.group_size, -1);
+    assert_true(s->quantize.weights.symmetric);
+    assert_int_equal(s->quantize.segments, 12);
+    assert_int_equal(s->block_ap.lr_unit, QY_LR_UNIT_ABSOLUTE);
+    assert_true(s->block_ap.weight_lr == 2e-5 && s->block_ap.norm_lr == 0.0);
+    assert_int_equal(s->rtn.init, QY_INIT_MIN_MAX);
+    assert_int_equal(s->e2e_qp.loss, QY_LOSS_DISTILL);
+    assert_string_equal(s->e2e_qp.text, "/a b \"c\" \xc3\xa9.txt");
+    assert_int_equal(s->n_evaluate, 2);
+    assert_string_equal(s->evaluate[1].name, "two-2.x");
+    assert_int_equal(s->evaluate[1].sequence_length, 20); /* calibration's */
+    assert_int_equal(s->n_export, 2);
+    assert_string_equal(s->export_format[1], "hf");
+    assert_true(s->resources.gpu_memory == 64LL << 30);
+    assert_true(s->resources.host_cache == 1500000000000);
+    assert_string_equal(s->resources.compute, "bf16");
+    assert_true(s->checkpoint.minutes == 0.5);
+    free(s);
+}
+
+static void test_round_trip(void **state)
+{
+    (void)state;
+    static const char *const jobs[] = {full_job, TINY_JOB, TINY_JOB "e2e_qp: {lr: 0.1}\n"};
+    for (size_t i = 0; i < sizeof jobs / sizeof *jobs; i++) {
+        qy_spec_t *before = read_job(jobs[i], NULL), *after;
+        char *yaml = NULL, *again = NULL;
+        OK(qy_spec_write(before, &yaml, &err));
+        after = read_job(yaml, NULL);
+        assert_memory_equal(before, after, sizeof *before);
+        OK(qy_spec_write(after, &again, &err));
+        assert_string_equal(yaml, again);
+        free(yaml);
+        free(again);
+        free(before);
+        free(after);
+    }
+}
+
+/* A job's text that is refused, alone or with an override. */
+static void test_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *set, *words;
+    } cases[] = {
+        {"run_dir: r\n", NULL, "job.yaml:1:1|model is missing"},
+        {"model: m\n", NULL, "run_dir is missing"},
+        {"- a\n", NULL, "job.yaml:1:1|keys"},
+        {"model: m\nrun_dir: r\n", NULL, "calibration.text is missing|this method"},
+        {"model: m\nrun_dir: r\ncalibration: {samples: 3}\n", NULL,
+         "job.yaml:3:14|calibration.text is missing"},
+        {"model: m\nrun_dir: r\nquantize: {method: rtn}\ne2e_qp: {}\n", NULL,
+         "calibration.text is missing|e2e_qp"},
+        {"model:\nrun_dir: r\n", NULL, "job.yaml:1:7|model: a path"},
+        {"modle: m\nrun_dir: r\n", NULL, "job.yaml:1:1|\"modle\"|\"model\""},
+        {"seed: [1, 2]\n", NULL, "job.yaml:1:7|seed|not a list"},
+        {"calibration: 5\n", NULL, "job.yaml:1:14|calibration: keys"},
+        {"calibration:\n", NULL, "job.yaml:1:13|calibration: is empty"},
+        {"calibration: [a]\n", NULL, "calibration: keys"},
+        {"evaluate: {name: x}\n", NULL, "evaluate: a list"},
+        {"evaluate: [x]\n", NULL, "job.yaml:1:12|evaluate: keys"},
+        {"evaluate: [{nam: x}]\n", NULL, "\"evaluate[].nam\"|\"evaluate[].name\""},
+        {"export: [[gptq]]\n", NULL, "job.yaml:1:10|export: words"},
+        {"export: [a,b,c,d,e,f,g,h,i]\n", NULL, "export: at most 8"},
+        {"\"quantize.weights\": {bits: 2}\n", NULL, "unknown key \"quantize.weights\""},
+        {TINY_JOB, "calibration.sampels=1", "--set:1:1|\"calibration.samples\""},
+        {TINY_JOB, "quantize.bits=3", "\"quantize.bits\"|\"quantize.weights.bits\""},
+        {TINY_JOB, "quantize.method=gptq", "gptq is not built yet; known: block-ap, rtn"},
+        {TINY_JOB, "quantize.method=magic", "quantize.method: magic; expected block-ap, rtn"},
+        {TINY_JOB, "quantize.activations.bits=8", "activations.bits: 8 is not built yet"},
+        {TINY_JOB, "quantize.kv_cache.bits=4", "kv_cache.bits: 4 is not built yet"},
+        {TINY_JOB, "quantize.kv_cache.bits=5", "kv_cache.bits: 5; expected 16"},
+        {TINY_JOB, "quantize.weights.bits=5", "bits: 5; expected 2, 3, 4, 6, 8"},
+        {TINY_JOB, "quantize.weights.bits=2.0", "2.0; expected a whole number"},
+        {TINY_JOB, "quantize.weights.bits='2'", "\"2\"; expected a whole number"},
+        {TINY_JOB, "quantize.weights.bits=0x2", "0x2; expected a whole number"},
+        {TINY_JOB, "quantize.weights.bits=2x", "2x; expected a whole number"},
+        {TINY_JOB, "quantize.weights.bits=", "expected a whole number"},
+        {TINY_JOB, "quantize.weights.group_size=0", "group_size: 0; expected -1, 1 to"},
+        {TINY_JOB, "quantize.weights.group_size=-2", "group_size: -2"},
+        {TINY_JOB, "quantize.weights.symmetric=yes", "yes; expected true or false"},
+        {TINY_JOB, "quantize.weights.symmetric='true'", "\"true\"; expected true or false"},
+        {TINY_JOB, "quantize.segments=0", "segments: 0; expected auto, 1 to 1024"},
+        {TINY_JOB, "seed=-1", "seed: -1; expected 0 to 4294967295"},
+        {TINY_JOB, "seed=99999999999999999999", "expected a whole number"},
+        {TINY_JOB, "seed=auto", "seed: auto; expected a whole number"},
+        {TINY_JOB, "calibration.samples=1048577", "expected 1 to 1048576"},
+        {TINY_JOB, "block_ap.weight_lr=fast", "fast; expected a number"},
+        {TINY_JOB, "block_ap.weight_lr=inf", "expected a number"},
+        {TINY_JOB, "block_ap.weight_lr=nan", "expected a number"},
+        {TINY_JOB, "block_ap.weight_lr=1e999", "expected a number"},
+        {TINY_JOB, "block_ap.weight_lr=-0.1", "expected auto, 0 to 1"},
+        {TINY_JOB, "block_ap.weight_lr=1.01", "expected auto, 0 to 1"},
+        {TINY_JOB, "resources.host_cache=64Gib/s", "64Gib/s; expected a size"},
+        {TINY_JOB, "resources.host_cache=0", "expected auto, 1 to 1e15"},
+        {TINY_JOB, "resources.host_cache=9e9TiB", "expected a size"},
+        {TINY_JOB, "resources.host_cache=999999999TiB", "expected auto, 1 to 1e15"},
+        {TINY_JOB, "resources.device=tpu", "tpu; expected auto, cpu, cuda"},
+        {TINY_JOB, "calibration.text=$QUARRY_UNSET/x",
+         "calibration.text: |no variable QUARRY_UNSET"},
+        {TINY_JOB, "calibration.text='${QUARRY_UNSET'", "\"${QUARRY_UNSET\""},
+        {TINY_JOB, "calibration.text=$1", "after $"},
+        {TINY_JOB, "calibration.text=~nobody/x", "~nobody/x"},
+        {TINY_JOB, "evaluate=[{name: a/b, text: t.txt}]", "evaluate[].name: \"a/b\""},
+        {TINY_JOB, "evaluate=[{name: .., text: t.txt}]", "evaluate[].name"},
+        {TINY_JOB, "evaluate=[{name: e2e, text: t.txt}]", "evaluate.0.name: \"e2e\""},
+        {TINY_JOB, "evaluate=[{name: a, text: t.txt}, {name: a, text: u.txt}]",
+         "--set:1:33|evaluate.1.name: \"a\"|evaluate.0"},
+        {TINY_JOB, "evaluate=[{name: a}]", "evaluate[].text is missing"},
+        {TINY_JOB, "e2e_qp={batch_size: 4, micro_batch_size: 3}", "3 does not divide batch_size 4"},
+        {TINY_JOB, "seed=[", "--set:2:1"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        qy_spec_t *spec = calloc(1, sizeof *spec);
+        assert_non_null(spec);
+        const char *path = write_file("job.yaml", cases[i].text), *set = cases[i].set;
+        qy_status_t status = qy_spec_read(spec, path, &set, set ? 1 : 0, &err);
+        assert_refused(set ? set : cases[i].text, status, QY_ERR_FORMAT, cases[i].words);
+        assert_string_equal(spec->model, ""); /* outputs are set on success only */
+        free(spec);
+    }
+}
+
+static void test_overrides(void **state)
+{
+    (void)state;
+    const char *path = write_file("job.yaml", TINY_JOB);
+    const char *const sets[] = {"seed=3",
+                                "seed=4",
+                                "block_ap={epochs: 7}",
+                                "e2e_qp.batch_size=8",
+                                "evaluate=[{name: a, text: a.txt}]",
+                                "evaluate.0.name=b",
+                                "calibration.text=../x=y.txt",
+                                "export=[]"};
+    qy_spec_t *spec = malloc(sizeof *spec);
+    assert_non_null(spec);
+    OK(qy_spec_read(spec, path, sets, sizeof sets / sizeof *sets, &err));
+    assert_int_equal(spec->seed, 4); /* the last one counts */
+    assert_int_equal(spec->block_ap.epochs, 7);
+    assert_true(spec->e2e_qp.present); /* an override makes the section */
+    assert_string_equal(spec->evaluate[0].name, "b");
+    /* Relative paths: those of overrides start here, those of the file at its folder. */
+    char here[QY_PATH_MAX], wanted[QY_PATH_MAX];
+    assert_non_null(getcwd(here, sizeof here));
+    OK(qy_path(wanted, &err, "%s/a.txt", here));
+    assert_string_equal(spec->evaluate[0].text, wanted);
+    *strrchr(here, '/') = '\0';
+    OK(qy_path(wanted, &err, "%s/x=y.txt", here));
+    assert_string_equal(spec->calibration.text, wanted);
+    assert_string_equal(spec->run_dir, path_of("run"));
+    const char *bad[] = {"seed", "=3", "run_dir.x=1"};
+    for (int i = 0; i < 3; i++)
+        assert_refused(bad[i], qy_spec_read(spec, path, &bad[i], 1, &err), QY_ERR_ARG, "--set");
+    free(spec);
+}
+
+static void test_paths(void **state)
+{
+    (void)state;
+    assert_int_equal(setenv("QUARRY_TEST_A", "/a", 1), 0);
+    assert_int_equal(setenv("QUARRY_TEST_EMPTY", "", 1), 0);
+    assert_int_equal(setenv("HOME", "/home/me", 1), 0);
+    char parent[QY_PATH_MAX];
+    OK(qy_path(parent, &err, "%s", folder));
+    *strrchr(parent, '/') = '\0';
+    static const struct {
+        const char *text, *wanted; /* wanted: "./" the job's folder, "../" the one above */
+    } cases[] = {
+        {"/x/../y", "/x/../y"},
+        {"x", "./x"},
+        {"./x/", "./x/"},
+        {"../x", "../x"},
+        {".//../x", "../x"},
+        {"~/x", "/home/me/x"},
+        {"~", "/home/me"},
+        {"x~", "./x~"},
+        {"$QUARRY_TEST_A/b", "/a/b"},
+        {"${QUARRY_TEST_A}b", "/ab"},
+        {"${QUARRY_UNSET:-/w}/b", "/w/b"},
+        {"${QUARRY_TEST_EMPTY:-/w}", "/w"},
+        {"${QUARRY_TEST_A:-/w}", "/a"},
+        {"x$QUARRY_TEST_EMPTY", "./x"},
+        {"/$$HOME", "/$HOME"},
+        {"../../../../../../x", "/x"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char job[512], wanted[QY_PATH_MAX];
+        snprintf(job, sizeof job, "model: '%s'\nrun_dir: r\nquantize: {method: rtn}\n",
+                 cases[i].text);
+        qy_spec_t *spec = read_job(job, NULL);
+        const char *rest = cases[i].wanted;
+        const char *base = strncmp(rest, "../", 3) == 0 ? parent : *rest == '.' ? folder : "";
+        OK(qy_path(wanted, &err, "%s%s", base, rest + strspn(rest, ".")));
+        assert_string_equal(spec->model, wanted);
+        free(spec);
+    }
+}
+
+static qy_status_t fixed_digest(void *context, const char *key, const char *path, char hex[65],
+                                qy_error_t *error)
+{
+    (void)error;
+    assert_string_equal(context, "context");
+    assert_true(path[0] == '/');
+    snprintf(hex, 65, "%064d", key[0]);
+    return QY_OK;
+}
+
+static char *canonical(const char *job, const char *set)
+{
+    char *json = NULL;
+    qy_spec_t *spec = read_job(job, set);
+    char context[] = "context";
+    OK(qy_spec_canonical(spec, fixed_digest, context, &json, &err));
+    free(spec);
+    return json;
+}
+
+static void test_canonical(void **state)
+{
+    (void)state;
+    char *json = canonical("model: /m\nrun_dir: /r\nquantize: {method: rtn}\n", NULL);
+    assert_string_equal(
+        json, "{\"model\":\"0000000000000000000000000000000000000000000000000000000000000109\","
+              "\"quantize\":{\"activations\":{\"bits\":16},\"kv_cache\":{\"bits\":16},"
+              "\"method\":\"rtn\",\"segments\":\"auto\","
+              "\"weights\":{\"bits\":2,\"group_size\":64,\"symmetric\":false}},"
+              "\"rtn\":{\"init\":\"least-squares\"},\"seed\":2}");
+    free(json);
+}
+
+static void test_difference(void **state)
+{
+    (void)state;
+    char text[400];
+    char *a = canonical(TINY_JOB, NULL), *b = canonical(TINY_JOB, "quantize.weights.bits=3");
+    OK(qy_spec_difference(a, b, text, sizeof text, &err));
+    assert_string_equal(text, "quantize.weights.bits: 3, was 2");
+    free(b);
+    b = canonical(TINY_JOB, "block_ap={weight_lr: 0.001, shuffle: false}");
+    OK(qy_spec_difference(a, b, text, sizeof text, &err));
+    assert_non_null(strstr(text, "block_ap.weight_lr: 0.001, was auto"));
+    assert_non_null(strstr(text, "; block_ap.shuffle: false, was true") ||
+                    strstr(text, "block_ap.shuffle: false, was true; "));
+    free(b);
+    b = canonical(TINY_JOB, "e2e_qp.loss=distill");
+    OK(qy_spec_difference(a, b, text, sizeof text, &err));
+    assert_non_null(strstr(text, "e2e_qp.loss: distill, was none"));
+    OK(qy_spec_difference(b, a, text, sizeof text, &err));
+    assert_non_null(strstr(text, "e2e_qp.loss: none, was distill"));
+    free(b);
+    OK(qy_spec_difference(a, a, text, sizeof text, &err));
+    assert_string_equal(text, "");
+    assert_int_equal(qy_spec_difference(a, "[1]", text, sizeof text, &err), QY_ERR_FORMAT);
+    free(a);
+}
+
+static void test_print_keys(void **state)
+{
+    (void)state;
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *file = open_memstream(&text, &bytes);
+    assert_non_null(file);
+    qy_spec_print_keys(file);
+    fclose(file);
+    static const char *const wanted[] = {
+        "quantize.weights.group_size       whole: -1, 1 to 1048576", "\nmodel ", "\nexport[] ",
+        "required", "\nresources.worker_timeout "};
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+        if (!strstr(text, wanted[i]))
+            fail_msg("\"%s\" is not in the table:\n%s", wanted[i], text);
+    int lines = 0;
+    for (const char *at = text; (at = strchr(at, '\n')) != NULL; at++)
+        lines++;
+    assert_int_equal(lines, qy_key_count() + 1);
+    free(text);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_defaults),   cmocka_unit_test(test_e2e_section),
+        cmocka_unit_test(test_full),       cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_refused),    cmocka_unit_test(test_overrides),
+        cmocka_unit_test(test_paths),      cmocka_unit_test(test_canonical),
+        cmocka_unit_test(test_difference), cmocka_unit_test(test_print_keys),
+    };
+    return cmocka_run_group_tests(tests, open_folder, close_folder);
+}
