@@ -1,4 +1,4 @@
-/* What the tests of jobs share: a folder of their own, files in it, and the tiny job. */
+/* What the tests of jobs share: a folder of their own ($FOLDER), files in it, and the tiny job. */
 #ifndef QY_TESTS_JOBS_JOB_FILES_H
 #define QY_TESTS_JOBS_JOB_FILES_H
 
@@ -29,7 +29,7 @@ static qy_error_t err;
 static inline int open_folder(void **state)
 {
     (void)state;
-    return mkdtemp(folder) ? 0 : -1;
+    return mkdtemp(folder) && setenv("FOLDER", folder, 1) == 0 ? 0 : -1;
 }
 
 static inline int close_folder(void **state)

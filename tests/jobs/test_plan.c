@@ -240,7 +240,6 @@ static void test_refused(void **state)
         {"run_dir=" TINY, QY_ERR_ARG, "the model's folder"},
         {"resources={device: cuda, gpu_memory: 1MiB}", QY_ERR_ARG, "GPU memory|1.0 MiB"},
     };
-    assert_int_equal(setenv("FOLDER", folder, 1), 0);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         qy_plan_t *plan = NULL;
         qy_spec_t *spec = read_job(job, cases[i].set);

@@ -58,7 +58,6 @@ static void test_hash_keys(void **state)
     copy_model();
     copy_file(TEST_DATA "/text/kjv/test.txt", path_of("text.txt"));
     copy_file(TEST_DATA "/text/kjv/test.txt", path_of("copy.txt"));
-    assert_int_equal(setenv("FOLDER", folder, 1), 0);
     get_hash(NULL, first, first_evaluation);
     static const char *const same[] = {
         "resources={device: cpu, threads: 3, host_cache: 1GiB, worker_timeout: 5}",
