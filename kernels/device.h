@@ -72,7 +72,10 @@ qy_status_t qy_device_wait(const qy_device_t *dev, qy_error_t *err);
 qy_status_t qy_device_memory(const qy_device_t *dev, size_t *free_bytes, size_t *total_bytes,
                              qy_error_t *err);
 
-/* The backends' doors, called by qy_device_open only. */
+/*
+ * The backends' doors, called by qy_device_open only. dev comes zeroed but for compute, the wanted type
+ * (QY_N_DTYPES: the backend's choice), and threads (0: its choice); on failure it is thrown away.
+ */
 qy_status_t qy_cpu_open(qy_device_t *dev, int index, qy_error_t *err);
 qy_status_t qy_cuda_open(qy_device_t *dev, int index, qy_error_t *err);
 

@@ -10,7 +10,7 @@
 
 /*
  * loss = mean((y − target)²);  dy = c 2 (y − target) / n, c = hyper[QY_HYPER_SCALE] or 1 where hyper is NULL.
- * loss  out  f32 (1), summed in chunks of 4096 elements, the chunks in order.
+ * loss  out  f32 (1), summed in chunks of 4096 elements in f32, the chunks in order in f64.
  * dy    out  compute, or NULL.   y, target  in  compute, one count.
  */
 qy_status_t qy_mse(const qy_device_t *dev, qy_tensor_t *loss, qy_tensor_t *dy, const qy_tensor_t *y,
@@ -56,7 +56,7 @@ qy_status_t qy_kl_bwd(const qy_device_t *dev, qy_tensor_t *dlogits, const qy_ten
                       const qy_tensor_t *teacher_stats, float scale, qy_error_t *err);
 
 /*
- * out (= or +=) Σ x, or Σ x² with squared; in chunks of 4096 elements, the chunks in order.
+ * out (= or +=) Σ x, or Σ x² with squared; in chunks of 4096 elements in f32, the chunks in order in f64.
  * out  out  f32 (1).   x  in  f32
  */
 qy_status_t qy_sum(const qy_device_t *dev, qy_tensor_t *out, const qy_tensor_t *x, int squared,

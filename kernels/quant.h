@@ -16,6 +16,7 @@
  *   min-max:        s = max((hi − lo)/Q, 1e-4),  z = clamp(rint(−lo/s), 0, Q)
  *   least squares:  for i = 0…59, f = 1 − 0.7 i/60: s = max((hi − lo) f/Q, 1e-4),
  *                   z = clamp(rint(−lo f/s), 0, Q); the (s, z) of the least Σ (ŵ − w)², on ties the first
+ *                   (ŵ and ŵ − w in f32, squares and sum in f64)
  *   symmetric:      z = 2^(bits−1);  s = max(max|w| f / (2^(bits−1) − ½), 1e-4), f = 1 or the same 60
  * s, z  out  f32 (O, G).   w  in  f32 (O, I).   bits  2…8
  */
@@ -46,7 +47,8 @@ qy_status_t qy_fake_quant_bwd(const qy_device_t *dev, qy_tensor_t *dw, qy_tensor
  * Finishes a weight: the step is clamped to ≥ 2^-14 and rounded to f16 first, then the codes are taken
  * from the rounded step: c = clamp(rint(w/s16) + z', 0, Q).
  * codes  out  u32 (O, ⌈I bits/32⌉): dense little-endian bit stream along the row (base/pack.h)
- * s16    out  f32 (O, G): the values of f16(s).   zeros  out  u8 (O, G): z'
+ * s16    out  f32 (O, G): the values of f16(s); NaN where a weight of the group is not finite, which the
+ *        codes could not show.   zeros  out  u8 (O, G): z'
  */
 qy_status_t qy_quant_freeze(const qy_device_t *dev, qy_tensor_t *codes, qy_tensor_t *s16,
                             qy_tensor_t *zeros, const qy_tensor_t *w, const qy_tensor_t *s,

@@ -17,7 +17,7 @@
  * FMA); the loader takes what the machine has. Lanes and the absence of contraction make both give
  * the same bytes. Sanitizers cannot start before the loader's choice, so they get the plain one.
  */
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) &&       \
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) &&       \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define QY_CLONES __attribute__((target_clones("default", "avx2"), noinline))
 #else

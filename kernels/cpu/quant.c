@@ -120,12 +120,22 @@ qy_status_t qy_cpu_fake_quant_bwd(const qy_device_t *dev, qy_tensor_t *dw, qy_te
     return QY_OK;
 }
 
-static QY_CLONES void codes_of(uint8_t *codes, const float *w, int64_t n, float s, float z,
-                               float q_max)
+/* A code as a byte; that of a NaN is 0. */
+static inline uint8_t byte_of(float code)
 {
+    return (uint8_t)(code > 0.0f ? code : 0.0f);
+}
+
+/* Returns 0, or NaN where a weight is not finite. */
+static QY_CLONES float codes_of(uint8_t *codes, const float *w, int64_t n, float s, float z,
+                                float q_max)
+{
+    float taint;
+    QY_LANE_SUM(taint, i, n, w[i] * 0.0f);
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
-        codes[i] = (uint8_t)qy_code(w[i], s, z, q_max);
+        codes[i] = byte_of(qy_code(w[i], s, z, q_max));
+    return taint;
 }
 
 /* Bytes of scratch for one row of codes to every thread. */
@@ -156,9 +166,9 @@ qy_status_t qy_cpu_quant_freeze(const qy_device_t *dev, qy_tensor_t *codes, qy_t
             int64_t at = r * n_groups + g;
             float step = qy_f32(s)[at], zero = qy_zero_used(qy_f32(z)[at], q_max);
             step = qy_round_f16(step < QY_STEP_F16_FLOOR ? QY_STEP_F16_FLOOR : step);
-            codes_of(row + g * n, qy_f32(w) + r * cols + g * n, n, step, zero, q_max);
-            qy_f32(s16)[at] = step;
-            ((uint8_t *)zeros->data)[at] = (uint8_t)zero;
+            float taint = codes_of(row + g * n, qy_f32(w) + r * cols + g * n, n, step, zero, q_max);
+            qy_f32(s16)[at] = step + taint;
+            ((uint8_t *)zeros->data)[at] = byte_of(zero);
         }
         qy_pack((uint32_t *)codes->data + r * n_words, row, cols, bits);
     }

@@ -217,6 +217,25 @@ static void vocabulary_exact(const qy_device_t *dev)
     test_drop(got, dx, none);
 }
 
+/* A first chunk of nothing but −∞ leaves room for what follows. */
+static void vocabulary_infinite(const qy_device_t *dev)
+{
+    const double chunks[2][2] = {{-INFINITY, -INFINITY}, {7, 7}}, empty[] = {-INFINITY, 0};
+    const double full[] = {7, 2};
+    qy_error_t err = {0};
+    qy_tensor_t first = test_put_2d(dev, QY_F32, 1, 2, chunks[0]);
+    qy_tensor_t second = test_put_2d(dev, QY_F32, 1, 2, chunks[1]);
+    qy_tensor_t ts = test_put_2d(dev, QY_F32, 1, 2, NULL);
+    test_ok(qy_softmax_stats(dev, &ts, NULL, &first, NULL, 0, &err), err);
+    double *before = test_get(dev, &ts);
+    test_ok(qy_softmax_stats(dev, &ts, NULL, &second, NULL, 2, &err), err);
+    double *after = test_get(dev, &ts);
+    test_equal("stats of nothing", before, empty, 2);
+    test_equal("stats", after, full, 2);
+    test_release_all(dev, &first, &second, &ts);
+    test_drop(before, after);
+}
+
 /* A NaN among the logits, or nothing but −∞ before it, must reach the loss. */
 static void vocabulary_nan(const qy_device_t *dev)
 {
@@ -295,6 +314,7 @@ TEST_ON_DEVICES(mse)
 TEST_ON_DEVICES(mse_exact)
 TEST_ON_DEVICES(vocabulary)
 TEST_ON_DEVICES(vocabulary_exact)
+TEST_ON_DEVICES(vocabulary_infinite)
 TEST_ON_DEVICES(vocabulary_nan)
 TEST_ON_DEVICES(sum)
 TEST_ON_DEVICES(bad_input)
@@ -306,6 +326,7 @@ int main(void)
         cmocka_unit_test(test_mse_exact),
         cmocka_unit_test(test_vocabulary),
         cmocka_unit_test(test_vocabulary_exact),
+        cmocka_unit_test(test_vocabulary_infinite),
         cmocka_unit_test(test_vocabulary_nan),
         cmocka_unit_test(test_sum),
         cmocka_unit_test(test_bad_input),

@@ -385,8 +385,14 @@ static void not_finite(const qy_device_t *dev)
     test_ok(qy_fake_quant_fwd(dev, &w_hat, &tw, &ts, &tz, 2, &err), err);
     double *got = test_get(dev, &w_hat);
     assert_true(isnan(got[0]) && got[1] == 1.0 && got[3] == 1.0);
-    test_release_all(dev, &tw, &ts, &tz, &w_hat);
-    test_drop(got);
+    qy_tensor_t codes = test_put_2d(dev, QY_U32, 1, 1, NULL);
+    qy_tensor_t s16 = test_put_2d(dev, QY_F32, 1, 2, NULL),
+                zeros = test_put_2d(dev, QY_U8, 1, 2, NULL);
+    test_ok(qy_quant_freeze(dev, &codes, &s16, &zeros, &tw, &ts, &tz, 2, &err), err);
+    double *steps = test_get(dev, &s16);
+    assert_true(isnan(steps[0]) && isnan(steps[1]));
+    test_release_all(dev, &tw, &ts, &tz, &w_hat, &codes, &s16, &zeros);
+    test_drop(got, steps);
 }
 
 static void bad_input(const qy_device_t *dev)
