@@ -403,8 +403,10 @@ qy_status_t qy_dispatch_poll(qy_dispatch_t *dispatch, const volatile sig_atomic_
 {
     qy_dispatch_t *d = dispatch;
     if (!d->over) {
-        d->end = (qy_error_t){QY_OK, ""};
-        if (turn(d, stop, &d->end) != QY_OK || d->phase == QY_N_RUN_PHASES)
+        bool failed = turn(d, stop, &d->end) != QY_OK;
+        if (!failed)
+            d->end = (qy_error_t){QY_OK, ""}; /* of a failure that was dealt with */
+        if (failed || d->phase == QY_N_RUN_PHASES)
             end_run(d);
     }
     *done = d->over;

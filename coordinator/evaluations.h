@@ -11,7 +11,7 @@
 
 enum { QY_EVALUATION_TAG_MAX = 128 };
 
-/* Name of a variant: "original", "stitched", "final". */
+/* Name of a variant: "original", "rounded", "stitched", "final". */
 const char *qy_variant_name(qy_variant_t variant);
 
 /* "0123456789abcdef stitched range 3 of 8 length 256". */

@@ -120,8 +120,12 @@ static double perplexity(const qy_run_state_t *s, int text, int variant)
 
 static void print_perplexities(FILE *file, const qy_run_state_t *s)
 {
-    if (s->plan->spec.n_evaluate > 0)
-        fprintf(file, "\nperplexity            original   stitched      final\n");
+    if (s->plan->spec.n_evaluate == 0)
+        return;
+    fprintf(file, "\n%-20s", "perplexity");
+    for (int v = 0; v < QY_N_VARIANTS; v++)
+        fprintf(file, " %10s", qy_variant_name((qy_variant_t)v));
+    fprintf(file, "\n");
     for (int i = 0; i < s->plan->spec.n_evaluate; i++) {
         fprintf(file, "%-20s", s->plan->spec.evaluate[i].name);
         for (int v = 0; v < QY_N_VARIANTS; v++) {
