@@ -156,38 +156,45 @@ static qy_status_t take_text(maker_t *maker, const char *path, qy_text_mode_t mo
     return status;
 }
 
+/* n windows of the text at hand, copied to out. */
+static qy_status_t copy_windows(const maker_t *maker, int64_t n, int64_t length, bool held_out,
+                                qy_phase_t phase, int32_t *out, qy_error_t *err)
+{
+    const qy_spec_t *spec = &maker->plan->spec;
+    int32_t *windows = NULL;
+    qy_status_t status =
+        qy_text_windows(&windows, &maker->text, (qy_sampling_t)spec->calibration.sampling, n,
+                        length, held_out, (uint32_t)spec->seed, phase, err);
+    if (status != QY_OK) {
+        (void)qy_fail_in(err, "%s", maker->path);
+        return status;
+    }
+    memcpy(out, windows, (size_t)(n * length) * sizeof *out);
+    free(windows);
+    return QY_OK;
+}
+
 /* Windows of a set: n_train of the training part, n_held of the held-out part after them. */
 static qy_status_t take_windows(maker_t *maker, const char *path, int64_t n_train, int64_t n_held,
                                 int64_t length, qy_phase_t phase, int32_t **out, qy_error_t *err)
 {
-    const qy_spec_t *spec = &maker->plan->spec;
-    qy_sampling_t sampling = (qy_sampling_t)spec->calibration.sampling;
-    uint32_t seed = (uint32_t)spec->seed;
-    int32_t *train = NULL, *held = NULL;
-    QY_TRY(take_text(maker, path, sampling == QY_SAMPLING_STREAM ? QY_TEXT_JOIN : QY_TEXT_DOCUMENTS,
-                     err));
+    bool stream = maker->plan->spec.calibration.sampling == QY_SAMPLING_STREAM;
+    QY_TRY(take_text(maker, path, stream ? QY_TEXT_JOIN : QY_TEXT_DOCUMENTS, err));
     int64_t rows = maker->text.row_length ? maker->text.n / maker->text.row_length : INT64_MAX;
     if (rows < n_train + n_held)
         return qy_fail(err, QY_ERR_FORMAT, "%s: %" PRId64 " rows, the job takes %" PRId64, path,
                        rows, n_train + n_held);
-    QY_TRY(
-        qy_text_windows(&train, &maker->text, sampling, n_train, length, false, seed, phase, err));
-    qy_status_t status = QY_OK;
-    if (n_held > 0)
-        status = qy_text_windows(&held, &maker->text, sampling, n_held, length, true, seed,
-                                 QY_PHASE_VALIDATION, err);
-    size_t row = (size_t)length * sizeof *train;
-    int32_t *all = status == QY_OK ? realloc(train, (size_t)(n_train + n_held) * row) : NULL;
-    if (all) {
-        if (n_held > 0)
-            memcpy(all + n_train * length, held, (size_t)n_held * row);
-        *out = all;
-    } else {
-        free(train);
-        if (status == QY_OK)
-            status = qy_fail(err, QY_ERR_MEMORY, "%s: no memory for its windows", path);
-    }
-    free(held);
+    int32_t *ids = malloc((size_t)((n_train + n_held) * length) * sizeof *ids);
+    if (!ids)
+        return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for its windows", path);
+    qy_status_t status = copy_windows(maker, n_train, length, false, phase, ids, err);
+    if (status == QY_OK && n_held > 0)
+        status = copy_windows(maker, n_held, length, true, QY_PHASE_VALIDATION,
+                              ids + n_train * length, err);
+    if (status == QY_OK)
+        *out = ids;
+    else
+        free(ids);
     return status;
 }
 

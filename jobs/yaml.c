@@ -59,9 +59,6 @@ qy_status_t qy_yaml_fail(const qy_yaml_t *node, qy_error_t *err, const char *for
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    for (char *at = text; *at; at++) /* a quoted key may hold line ends; a message is one line */
-        if ((unsigned char)*at < ' ')
-            *at = '?';
     return qy_fail(err, QY_ERR_FORMAT, "%s:%d:%d: %s", node->file, node->line, node->column, text);
 }
 
