@@ -133,7 +133,7 @@ static void print_card(FILE *out, const qy_exporter_t *exporter, const qy_export
             exporter->name, exporter->help);
     if (job->recipe)
         fputs("`recipe.yaml` is the job that made it.\n", out);
-    if (job->card)
+    if (job->card && *job->card)
         fprintf(out, "\n%s\n", job->card);
 }
 

@@ -1,0 +1,231 @@
+#!/usr/bin/env python3
+"""Checks the exports of a finished run with other people's programs, sharing no code with ours.
+
+The finished weights are computed again from the run's HDF5 files, f16((c - z) f16(s)), and must be, bit
+for bit, the tensors of RUN_DIR/export/hf and what GPTQModel makes of RUN_DIR/export/gptq when
+transformers loads it. Perplexity, by transformers, must be the one that `quarry eval` prints.
+"""
+import argparse
+import contextlib
+import math
+import os
+import pathlib
+import re
+import sys
+import warnings
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import h5py
+import numpy as np
+import safetensors.numpy
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, GPTQConfig
+from transformers.utils import logging
+
+BLOCK_TENSOR = re.compile(r"(.*\blayers\.)(\d+)\.(.+)\.(weight|bias)$")
+BATCH = 8  # windows computed together
+KL_MOST = 1e-6  # nats a token between two f32 computations with the same weights
+failures = []
+
+
+def check(passed, what):
+    print(("ok    " if passed else "WRONG ") + what, flush=True)
+    if not passed:
+        failures.append(what)
+
+
+# --- the run's own numbers ---
+
+
+def unpack(words, bits, columns):
+    """Codes (rows, columns) of a dense little-endian bit stream along each row of u32 words."""
+    stream = np.unpackbits(words.astype("<u4").view(np.uint8), axis=1, bitorder="little")
+    code = stream[:, : columns * bits].reshape(words.shape[0], columns, bits)
+    return (code.astype(np.int32) << np.arange(bits, dtype=np.int32)).sum(axis=2, dtype=np.int32)
+
+
+def finished_weight(codes, zeros, scales, bits, columns):
+    """f16((c - z) f16(s)): the product in f32, rounded once."""
+    rows, groups = zeros.shape
+    c = unpack(codes, bits, columns).reshape(rows, groups, columns // groups)
+    difference = (c - zeros.astype(np.int32)[:, :, None]).astype(np.float32)
+    step = scales.astype(np.float16).astype(np.float32)[:, :, None]
+    return (difference * step).astype(np.float16).reshape(rows, columns)
+
+
+def last_steps(run):
+    """The folder of E2E-QP's last step, or None where the run ended without it."""
+    return max((run / "e2e").glob("step-*"), default=None, key=lambda p: int(p.name[5:]))
+
+
+def read_block(run, block, columns_of):
+    """Weights and vectors of one block by their names inside it ("self_attn.q_proj.weight")."""
+    tensors = {}
+    steps = last_steps(run)
+    with h5py.File(run / "blocks" / f"{block:03d}.h5") as file:
+        trained = h5py.File(steps / f"{block:03d}.h5") if steps else None
+        bits = int(file.attrs["bits"])
+        for name, layer in file.items():
+            if "codes" not in layer:
+                for part, values in layer.items():
+                    tensors[f"{name}.{part}"] = values[()].astype(np.float16)
+                continue
+            scales = (trained or file)[f"{name}/scales"][()]
+            weight = f"{name}.weight"
+            tensors[weight] = finished_weight(
+                layer["codes"][()], layer["zeros"][()], scales, bits, columns_of[weight]
+            )
+            if "bias" in layer:
+                tensors[f"{name}.bias"] = layer["bias"][()].astype(np.float16)
+        if trained:
+            trained.close()
+    return tensors
+
+
+def same_bits(a, b):
+    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+# --- the dense export ---
+
+
+def load_tensors(folder):
+    tensors = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors.update(safetensors.numpy.load_file(path))
+    return tensors
+
+
+def check_hf(run, tensors):
+    """Every tensor of every block; returns the finished weights by full name."""
+    inside = {}
+    for name, tensor in tensors.items():
+        match = BLOCK_TENSOR.match(name)
+        if match:
+            rest = f"{match[3]}.{match[4]}"
+            inside.setdefault(int(match[2]), {})[rest] = (name, tensor)
+    finished, wrong, count = {}, [], 0
+    for block in sorted(inside):
+        columns = {rest: t.shape[1] for rest, (_, t) in inside[block].items() if t.ndim == 2}
+        own = read_block(run, block, columns)
+        wrong += [f"{block}: {rest}" for rest in own.keys() ^ inside[block].keys()]
+        for rest in own.keys() & inside[block].keys():
+            name, tensor = inside[block][rest]
+            count += 1
+            if not same_bits(own[rest], tensor):
+                wrong.append(name)
+            if tensor.ndim == 2:
+                finished[name] = own[rest]
+    blocks = len(list((run / "blocks").glob("[0-9][0-9][0-9].h5")))
+    check(blocks == len(inside), f"hf: {len(inside)} blocks, {blocks} in the run")
+    check(count > 0 and not wrong, f"hf: {count} tensors of the blocks bit for bit {wrong[:3] or ''}")
+    return finished
+
+
+# --- what transformers makes of them ---
+
+
+def load_models(run, formats, dtype):
+    """The loaders talk a lot: that goes to standard error, so that checks stand alone."""
+    models = {}
+    warnings.simplefilter("ignore")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    for name in formats:
+        extra = {"quantization_config": GPTQConfig(bits=4, backend="torch")} if name == "gptq" else {}
+        model = AutoModelForCausalLM.from_pretrained(run / "export" / name, dtype=dtype, **extra)
+        models[name] = model.eval()
+    return models
+
+
+def check_gptq(model, finished):
+    layers = {n: m for n, m in model.named_modules() if hasattr(m, "qweight")}
+    expected = {n.removesuffix(".weight").removeprefix("model.") for n in finished}
+    loaded = {n.removeprefix("model.") for n in layers}
+    check(loaded == expected, f"gptq: {len(layers)} quantized layers")
+    by_layer = {n.removesuffix(".weight").removeprefix("model."): w for n, w in finished.items()}
+    wrong = []
+    for name, layer in layers.items():
+        weight = layer.dequantize_weight().T.contiguous().numpy()
+        if not same_bits(weight, by_layer.get(name.removeprefix("model."), np.empty(0))):
+            wrong.append(name)
+    check(not wrong, f"gptq: {len(layers)} weights as GPTQModel unpacks them {wrong[:3] or ''}")
+
+
+def check_rest(models):
+    """Embeddings, norms, head and biases: the same in both."""
+    dense = models["hf"].state_dict()
+    packed = {n: t for n, t in models["gptq"].state_dict().items() if n in dense}
+    wrong = [n for n, t in packed.items() if not torch.equal(t, dense[n])]
+    check(packed and not wrong, f"gptq: {len(packed)} other tensors as in hf {wrong[:3] or ''}")
+
+
+@torch.no_grad()
+def check_logits(models, ids):
+    a, b = (models[n](ids).logits.double().log_softmax(-1) for n in ("hf", "gptq"))
+    kl = (a.exp() * (a - b)).sum(-1).mean().item()
+    most = (a - b).abs().max().item()
+    check(abs(kl) <= KL_MOST, f"logits: KL(hf, gptq) {kl:.1e}, largest difference {most:.1e}")
+
+
+@torch.no_grad()
+def perplexity(model, windows):
+    total = 0.0
+    for ids in windows.split(BATCH):
+        logits = model(ids).logits[:, :-1].float().flatten(0, 1)
+        loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten(), reduction="none")
+        total += loss.double().sum().item()
+    return math.exp(total / (len(windows) * (windows.shape[1] - 1)))
+
+
+def read_windows(run, text, length, most):
+    """Windows of the text, which is tokenized as a whole and without special tokens."""
+    tokenizer = Tokenizer.from_file(str(run / "export" / "hf" / "tokenizer.json"))
+    ids = tokenizer.encode(pathlib.Path(text).read_bytes().decode(), add_special_tokens=False).ids
+    n = len(ids) // length
+    n = min(n, most) if most else n
+    return torch.tensor(ids[: n * length]).reshape(n, length)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("run", type=pathlib.Path)
+    parser.add_argument("--text", help="computes perplexity of this file")
+    parser.add_argument("--sequence-length", type=int, default=256, metavar="T")
+    parser.add_argument("--windows", type=int, default=0, metavar="N", help="the first N, not all")
+    parser.add_argument("--perplexity", type=float, help="what it must be")
+    parser.add_argument("--tolerance", type=float, default=0.01, help="relative (0.01)")
+    parser.add_argument("--logits", action="store_true", help="compares the two exports' logits")
+    parser.add_argument("--dtype", default="float32", help="of transformers' computation (float32)")
+    args = parser.parse_args()
+
+    formats = [n for n in ("hf", "gptq") if (args.run / "export" / n).is_dir()]
+    if "hf" not in formats:
+        sys.exit(f"{args.run}/export/hf: not there; it is what the others are compared with")
+    finished = check_hf(args.run, load_tensors(args.run / "export" / "hf"))
+    with contextlib.redirect_stdout(sys.stderr):
+        models = load_models(args.run, formats, getattr(torch, args.dtype))
+    if "gptq" in models:
+        check_gptq(models["gptq"], finished)
+        check_rest(models)
+    if args.logits and "gptq" in models:
+        vocab = models["hf"].config.vocab_size
+        ids = torch.randint(vocab, (2, 128), generator=torch.Generator().manual_seed(1))
+        check_logits(models, ids)
+    if args.text:
+        windows = read_windows(args.run, args.text, args.sequence_length, args.windows)
+        for name, model in models.items():
+            value = perplexity(model, windows)
+            wanted = args.perplexity or value
+            close = abs(value - wanted) <= args.tolerance * wanted
+            note = f", quarry eval {args.perplexity:.3f}" if args.perplexity else ""
+            check(close, f"{name}: perplexity {value:.3f} of {len(windows)} windows{note}")
+    print(f"{len(failures)} wrong" if failures else "all right")
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
