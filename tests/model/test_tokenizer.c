@@ -1,0 +1,396 @@
+#include "model/tokenizer.h"
+
+#include <jansson.h>
+#include <time.h>
+
+#include "tests/model/scratch.h"
+
+static json_t *read_json(const char *dir, const char *file)
+{
+    char path[QY_PATH_MAX];
+    json_error_t problem;
+    OK(qy_path(path, &err, "%s/%s", dir, file));
+    json_t *root = json_load_file(path, JSON_ALLOW_NUL, &problem);
+    if (!root)
+        fail_msg("%s: %s", path, problem.text);
+    return root;
+}
+
+/* The ids of a text are those of the list. */
+static void check_ids(const qy_tokenizer_t *t, const char *text, size_t bytes, const json_t *want,
+                      const char *where, size_t i)
+{
+    int32_t *ids;
+    int64_t n;
+    OK(qy_tokenizer_encode(t, text, bytes, &ids, &n, &err));
+    bool same = n == (int64_t)json_array_size(want);
+    for (int64_t k = 0; same && k < n; k++)
+        same = ids[k] == json_integer_value(json_array_get(want, (size_t)k));
+    if (!same)
+        fail_msg("%s: text %zu has other ids: %.80s", where, i, text);
+    free(ids);
+}
+
+static size_t from_hex(char *out, const char *hex)
+{
+    size_t n = strlen(hex) / 2;
+    for (size_t i = 0; i < n; i++) {
+        unsigned byte;
+        assert_int_equal(sscanf(hex + 2 * i, "%2x", &byte), 1);
+        out[i] = (char)byte;
+    }
+    return n;
+}
+
+static void check_golden(const char *name)
+{
+    char dir[QY_PATH_MAX];
+    qy_tokenizer_t *t;
+    OK(qy_path(dir, &err, "%s/tokenizers/%s", TEST_GOLDEN, name));
+    OK(qy_tokenizer_open(&t, dir, &err));
+    json_t *texts = read_json(TEST_GOLDEN "/tokenizers", "texts.json");
+    json_t *golden = read_json(dir, "golden.json");
+
+    const json_t *list = json_object_get(texts, "texts"), *ids = json_object_get(golden, "ids");
+    assert_true(json_array_size(list) > 200);
+    assert_int_equal(json_array_size(list), json_array_size(ids));
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *text = json_array_get(list, i);
+        check_ids(t, json_string_value(text), json_string_length(text), json_array_get(ids, i),
+                  name, i);
+    }
+    list = json_object_get(texts, "invalid");
+    ids = json_object_get(golden, "invalid");
+    assert_true(json_array_size(list) > 10);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        char text[64];
+        size_t n = from_hex(text, json_string_value(json_array_get(list, i)));
+        check_ids(t, text, n, json_array_get(ids, i), name, i);
+    }
+    assert_int_equal(qy_tokenizer_size(t), json_integer_value(json_object_get(golden, "size")));
+    const json_t *prefix = json_object_get(golden, "prefix");
+    int32_t got[4];
+    assert_int_equal(qy_tokenizer_prefix(t, got, 4), json_array_size(prefix));
+    for (size_t i = 0; i < json_array_size(prefix); i++)
+        assert_int_equal(got[i], json_integer_value(json_array_get(prefix, i)));
+    assert_int_equal(qy_tokenizer_prefix(t, got, 0), 0);
+    json_decref(texts);
+    json_decref(golden);
+    qy_tokenizer_close(&t);
+    assert_null(t);
+    qy_tokenizer_close(&t);
+}
+
+#define GOLDEN_TEST(test, name)                                                                    \
+    static void test_##test(void **state)                                                          \
+    {                                                                                              \
+        (void)state;                                                                               \
+        check_golden(name);                                                                        \
+    }
+GOLDEN_TEST(byte_level, "byte-level")
+GOLDEN_TEST(prefix_space_and_added_tokens, "prefix-space")
+GOLDEN_TEST(llama3_and_ignore_merges, "llama3")
+GOLDEN_TEST(qwen_and_nfc, "qwen")
+GOLDEN_TEST(digits, "digits")
+GOLDEN_TEST(split_behaviors, "stages")
+GOLDEN_TEST(split_removed_and_inverted, "removed")
+GOLDEN_TEST(byte_fallback, "byte-fallback")
+GOLDEN_TEST(fused_unknown, "fused-unknown")
+GOLDEN_TEST(one_word_and_some_bytes, "one-word")
+GOLDEN_TEST(no_merges, "no-merges")
+GOLDEN_TEST(merges_as_strings, "merge-strings")
+GOLDEN_TEST(vocab_and_merges_files, "vocab-and-merges")
+
+/* --- files that are refused --- */
+
+#define VOCAB "\"vocab\":{\"a\":0,\"b\":1,\"ab\":2}"
+#define MODEL "\"model\":{\"type\":\"BPE\"," VOCAB ",\"merges\":[\"a b\"]}"
+
+typedef struct {
+    qy_status_t status;
+    const char *file, *text;
+} refused_t;
+
+static qy_status_t open_text(qy_tokenizer_t **t, const char *file)
+{
+    scratch_text("tokenizer.json", file);
+    return qy_tokenizer_open(t, scratch, &err);
+}
+
+static void check_refused(const refused_t *cases, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        qy_tokenizer_t *t = NULL;
+        REFUSED(open_text(&t, cases[i].file), cases[i].status, cases[i].text);
+        assert_null(t);
+    }
+}
+
+static void test_refuses_models(void **state)
+{
+    (void)state;
+    static const refused_t cases[] = {
+        {QY_ERR_FORMAT, "", "tokenizer.json"},
+        {QY_ERR_FORMAT, "[]", "holds a list"},
+        {QY_ERR_FORMAT, "{}", "no model"},
+        {QY_ERR_FORMAT, "{\"model\":7}", "not an object"},
+        {QY_ERR_UNSUPPORTED, "{\"model\":{\"type\":\"Unigram\"}}", "\"Unigram\" (known: BPE)"},
+        {QY_ERR_FORMAT, "{\"model\":{\"merges\":[]}}", "model without vocab"},
+        {QY_ERR_FORMAT, "{\"model\":{" VOCAB "}}", "model without merges"},
+        {QY_ERR_FORMAT, "{\"model\":{\"vocab\":{},\"merges\":[]}}", "0 tokens"},
+        {QY_ERR_FORMAT, "{\"model\":{\"vocab\":{\"a\":\"0\"},\"merges\":[]}}", "id of \"a\""},
+        {QY_ERR_FORMAT, "{\"model\":{\"vocab\":{\"a\":-1},\"merges\":[]}}", "id of \"a\""},
+        {QY_ERR_FORMAT, "{\"model\":{\"vocab\":{\"a\":4294967296},\"merges\":[]}}", "id of \"a\""},
+        {QY_ERR_FORMAT, "{\"model\":{\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}", "duplicate"},
+        {QY_ERR_FORMAT, "{\"model\":{" VOCAB ",\"merges\":[\"a c\"]}}", "merge 0: \"c\" is not in"},
+        {QY_ERR_FORMAT, "{\"model\":{" VOCAB ",\"merges\":[\"c a\"]}}", "merge 0: \"c\" is not in"},
+        {QY_ERR_FORMAT, "{\"model\":{" VOCAB ",\"merges\":[\"b a\"]}}", "\"ba\" is not in the"},
+        {QY_ERR_FORMAT, "{\"model\":{" VOCAB ",\"merges\":[\"ab\"]}}", "merge 0 is not a pair"},
+        {QY_ERR_FORMAT, "{\"model\":{" VOCAB ",\"merges\":[\"a b c\"]}}", "merge 0 is not a pair"},
+        {QY_ERR_FORMAT, "{\"model\":{" VOCAB ",\"merges\":[[\"a\"]]}}", "merge 0 is not a pair"},
+        {QY_ERR_FORMAT, "{\"model\":{" VOCAB ",\"merges\":[[\"a\",1]]}}", "merge 0 is not a pair"},
+        {QY_ERR_FORMAT, "{\"model\":{" VOCAB ",\"merges\":[[\"\",\"a\"]]}}", "an empty side"},
+        {QY_ERR_FORMAT, "{\"model\":{" VOCAB ",\"merges\":[[\"a\",\"\"]]}}", "an empty side"},
+        {QY_ERR_FORMAT, "{\"model\":{" VOCAB ",\"merges\":{}}}", "\"merges\" is an object"},
+        {QY_ERR_UNSUPPORTED, "{\"model\":{" VOCAB ",\"merges\":[],\"dropout\":0.1}}", "dropout"},
+        {QY_ERR_UNSUPPORTED,
+         "{\"model\":{" VOCAB ",\"merges\":[],\"continuing_subword_prefix\":\"##\"}}",
+         "continuing_subword_prefix"},
+        {QY_ERR_UNSUPPORTED,
+         "{\"model\":{" VOCAB ",\"merges\":[],\"end_of_word_suffix\":\"</w>\"}}",
+         "end_of_word_suffix"},
+    };
+    check_refused(cases, sizeof cases / sizeof *cases);
+}
+
+#define PRE(text) "{" MODEL ",\"pre_tokenizer\":" text "}"
+#define REGEX(text)                                                                                \
+    PRE("{\"type\":\"Split\",\"behavior\":\"Isolated\",\"pattern\":{\"Regex\":\"" text "\"}}")
+
+static void test_refuses_pipelines(void **state)
+{
+    (void)state;
+    static const refused_t cases[] = {
+        {QY_ERR_UNSUPPORTED, PRE("{\"type\":\"Whitespace\"}"), "pre_tokenizer of type \"White"},
+        {QY_ERR_FORMAT, PRE("7"), "pre_tokenizer is not an object"},
+        {QY_ERR_FORMAT, PRE("{\"type\":\"Sequence\",\"pretokenizers\":[7]}"), "not an object"},
+        {QY_ERR_FORMAT, PRE("{\"type\":\"ByteLevel\",\"use_regex\":1}"), "not true or false"},
+        {QY_ERR_UNSUPPORTED, PRE("{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"}}"),
+         "the behavior \"\""},
+        {QY_ERR_FORMAT, PRE("{\"type\":\"Split\",\"behavior\":\"Removed\",\"pattern\":{}}"),
+         "without a Regex or a String"},
+        {QY_ERR_UNSUPPORTED, REGEX("(a"), "pattern \"(a\": missing closing parenthesis"},
+        {QY_ERR_UNSUPPORTED, REGEX("a**"), "pattern \"a**\""},
+        {QY_ERR_UNSUPPORTED, REGEX(""), "too short"},
+        {QY_ERR_UNSUPPORTED, REGEX("[a[bc]]"), "class inside a class"},
+        {QY_ERR_UNSUPPORTED, REGEX("[a-z&&b]"), "intersection"},
+        {QY_ERR_UNSUPPORTED, REGEX("\\\\h+"), "\\h is not"},
+        {QY_ERR_UNSUPPORTED, REGEX("\\\\p{N}{1,3}+"), "this repetition"},
+        {QY_ERR_UNSUPPORTED, REGEX("a{,3}"), "this repetition"},
+        {QY_ERR_UNSUPPORTED, REGEX("(?m:a.b)"), "options other than"},
+        {QY_ERR_UNSUPPORTED, REGEX("a\\\\C"), "pattern"},
+        {QY_ERR_UNSUPPORTED, "{" MODEL ",\"normalizer\":{\"type\":\"Lowercase\"}}",
+         "normalizer of type \"Lowercase\" (known: Sequence, NFC)"},
+        {QY_ERR_FORMAT, "{" MODEL ",\"normalizer\":[]}", "not an object"},
+        {QY_ERR_UNSUPPORTED, "{" MODEL ",\"post_processor\":{\"type\":\"BertProcessing\"}}",
+         "post_processor of type \"BertProcessing\""},
+        {QY_ERR_FORMAT,
+         "{" MODEL ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":"
+         "[{\"SpecialToken\":{\"id\":\"<s>\"}}],\"special_tokens\":{}}}",
+         "\"<s>\" has no ids"},
+        {QY_ERR_FORMAT,
+         "{" MODEL ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":"
+         "[{\"SpecialToken\":{\"id\":\"<s>\"}}],\"special_tokens\":{\"<s>\":{\"ids\":[3]}}}}",
+         "id out of range"},
+        {QY_ERR_FORMAT, "{" MODEL ",\"added_tokens\":[7]}", "added token 0 is not an object"},
+        {QY_ERR_FORMAT, "{" MODEL ",\"added_tokens\":[{\"id\":3}]}", "without content or id"},
+        {QY_ERR_FORMAT, "{" MODEL ",\"added_tokens\":[{\"id\":1,\"content\":\"a\"}]}",
+         "has id 1, in the vocab 0"},
+        {QY_ERR_FORMAT, "{" MODEL ",\"added_tokens\":[{\"id\":99999999,\"content\":\"x\"}]}",
+         "without content or id"},
+        {QY_ERR_UNSUPPORTED,
+         "{" MODEL ",\"added_tokens\":[{\"id\":3,\"content\":\"x\",\"single_word\":true}]}",
+         "\"x\" is a single_word"},
+    };
+    check_refused(cases, sizeof cases / sizeof *cases);
+}
+
+static void test_refuses_deep_nesting(void **state)
+{
+    (void)state;
+    char file[1024] = "{" MODEL ",\"pre_tokenizer\":";
+    for (int i = 0; i < 12; i++)
+        strcat(file, "{\"type\":\"Sequence\",\"pretokenizers\":[");
+    strcat(file, "{\"type\":\"Digits\"}");
+    for (int i = 0; i < 12; i++)
+        strcat(file, "]}");
+    strcat(file, "}");
+    qy_tokenizer_t *t = NULL;
+    REFUSED(open_text(&t, file), QY_ERR_UNSUPPORTED, "nested 8 deep");
+}
+
+static void test_refuses_directories(void **state)
+{
+    (void)state;
+    qy_tokenizer_t *t = NULL;
+    scratch_dir("d");
+    REFUSED(qy_tokenizer_open(&t, scratch_path("d"), &err), QY_ERR_IO, "no tokenizer.json, and no");
+    scratch_text("d/vocab.json", "{\"a\":0,\"b\":1,\"ab\":2}");
+    REFUSED(qy_tokenizer_open(&t, scratch_path("d"), &err), QY_ERR_IO, "no tokenizer.json, and no");
+    scratch_text("d/merges.txt", "#version: 0.2\na b c\n");
+    REFUSED(qy_tokenizer_open(&t, scratch_path("d"), &err), QY_ERR_FORMAT, "line 2 is not a pair");
+    scratch_text("d/merges.txt", "#version: 0.2\na \xff\n");
+    REFUSED(qy_tokenizer_open(&t, scratch_path("d"), &err), QY_ERR_FORMAT, "line 2 is not a pair");
+    scratch_text("d/merges.txt", "a b\r\n\r\n");
+    scratch_text("d/tokenizer_config.json", "{\"add_bos_token\":\"yes\"}");
+    REFUSED(qy_tokenizer_open(&t, scratch_path("d"), &err), QY_ERR_FORMAT, "not true or false");
+    scratch_remove("d/tokenizer_config.json");
+    OK(qy_tokenizer_open(&t, scratch_path("d"), &err));
+    int32_t *ids;
+    int64_t n;
+    OK(qy_tokenizer_encode(t, "ab", 2, &ids, &n, &err));
+    assert_int_equal(n, 1);
+    assert_int_equal(ids[0], 2);
+    free(ids);
+    qy_tokenizer_close(&t);
+}
+
+/* A pattern that would run for ages on this text ends in an error. */
+static void test_bounds_the_match(void **state)
+{
+    (void)state;
+    qy_tokenizer_t *t;
+    char text[64];
+    int32_t *ids = NULL;
+    int64_t n;
+    memset(text, 'a', sizeof text);
+    text[sizeof text - 1] = '!';
+    OK(open_text(&t, REGEX("(a+)+$|(a|aa)+b")));
+    REFUSED(qy_tokenizer_encode(t, text, sizeof text, &ids, &n, &err), QY_ERR_FORMAT,
+            "match limit exceeded");
+    assert_null(ids);
+    qy_tokenizer_close(&t);
+}
+
+static void test_unknown_token_that_is_missing(void **state)
+{
+    (void)state;
+    qy_tokenizer_t *t;
+    int32_t *ids = NULL;
+    int64_t n;
+    OK(open_text(&t, "{\"model\":{" VOCAB ",\"merges\":[],\"unk_token\":\"<unk>\"}}"));
+    OK(qy_tokenizer_encode(t, "abab", 4, &ids, &n, &err));
+    assert_int_equal(n, 4);
+    free(ids);
+    ids = NULL;
+    REFUSED(qy_tokenizer_encode(t, "abc", 3, &ids, &n, &err), QY_ERR_FORMAT, "\"c\" has no token");
+    assert_null(ids);
+    qy_tokenizer_close(&t);
+}
+
+/* One word of a million characters: quadratic merging would take hours. */
+static void test_long_words(void **state)
+{
+    (void)state;
+    enum { BYTES = 1000000 };
+    qy_tokenizer_t *t;
+    int32_t *ids;
+    int64_t n;
+    char *text = malloc(BYTES);
+    for (int i = 0; i < BYTES; i++)
+        text[i] = i % 3 ? 'b' : 'a';
+    OK(open_text(&t, "{" MODEL "}"));
+    clock_t start = clock();
+    OK(qy_tokenizer_encode(t, text, BYTES, &ids, &n, &err));
+    assert_true(clock() - start < 20 * CLOCKS_PER_SEC);
+    assert_int_equal(n, 2 * (BYTES / 3) + 1); /* "ab", "b"; at the end "a" alone */
+    assert_int_equal(ids[0], 2);
+    assert_int_equal(ids[1], 1);
+    assert_int_equal(ids[n - 1], 0);
+    free(ids);
+    free(text);
+    qy_tokenizer_close(&t);
+}
+
+/* The training text: 4 MB, known to the token. */
+static void test_a_whole_text(void **state)
+{
+    (void)state;
+    qy_tokenizer_t *t;
+    char *text;
+    size_t bytes;
+    int32_t *ids;
+    int64_t n;
+    OK(qy_tokenizer_open(&t, TEST_DATA "/models/tiny-llama-kjv", &err));
+    OK(qy_file_read(TEST_DATA "/text/kjv/train.txt", 1 << 24, &text, &bytes, &err));
+    OK(qy_tokenizer_encode(t, text, bytes, &ids, &n, &err));
+    assert_int_equal(n, 1067268);
+    assert_int_equal(qy_tokenizer_size(t), 2048);
+    free(ids);
+    free(text);
+    qy_tokenizer_close(&t);
+}
+
+/* Any damage to the file is an error or an honest reading, never a crash. */
+static void test_survives_damage(void **state)
+{
+    (void)state;
+    char *good;
+    size_t bytes;
+    OK(qy_file_read(TEST_GOLDEN "/tokenizers/prefix-space/tokenizer.json", 1 << 20, &good, &bytes,
+                    &err));
+    const char *model = strstr(good, "\"model\"");
+    assert_non_null(model);
+    unsigned seed = 1;
+    for (int round = 0; round < 300; round++) {
+        char *bad = malloc(bytes);
+        memcpy(bad, good, bytes);
+        size_t range = round % 3 ? (size_t)(model - good) : bytes; /* mostly the small parts */
+        for (int k = 0; k < 3; k++) {
+            seed = seed * 1664525u + 1013904223u;
+            bad[seed / 7 % range] = (char)"0919{}[]\",:\\ \xff"[(seed >> 16) % 14];
+        }
+        scratch_write("tokenizer.json", bad, bytes);
+        free(bad);
+        qy_tokenizer_t *t = NULL;
+        qy_status_t status = qy_tokenizer_open(&t, scratch, &err);
+        assert_true(status == QY_OK || status == QY_ERR_FORMAT || status == QY_ERR_UNSUPPORTED);
+        if (status == QY_OK) {
+            int32_t *ids = NULL;
+            int64_t n;
+            (void)qy_tokenizer_encode(t, "<mask> It's the LORD</s>", 24, &ids, &n, &err);
+            free(ids);
+        }
+        qy_tokenizer_close(&t);
+    }
+    free(good);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_byte_level),
+        cmocka_unit_test(test_prefix_space_and_added_tokens),
+        cmocka_unit_test(test_llama3_and_ignore_merges),
+        cmocka_unit_test(test_qwen_and_nfc),
+        cmocka_unit_test(test_digits),
+        cmocka_unit_test(test_split_behaviors),
+        cmocka_unit_test(test_split_removed_and_inverted),
+        cmocka_unit_test(test_byte_fallback),
+        cmocka_unit_test(test_fused_unknown),
+        cmocka_unit_test(test_one_word_and_some_bytes),
+        cmocka_unit_test(test_no_merges),
+        cmocka_unit_test(test_merges_as_strings),
+        cmocka_unit_test(test_vocab_and_merges_files),
+        cmocka_unit_test(test_refuses_models),
+        cmocka_unit_test(test_refuses_pipelines),
+        cmocka_unit_test(test_refuses_deep_nesting),
+        cmocka_unit_test(test_refuses_directories),
+        cmocka_unit_test(test_bounds_the_match),
+        cmocka_unit_test(test_unknown_token_that_is_missing),
+        cmocka_unit_test(test_long_words),
+        cmocka_unit_test(test_a_whole_text),
+        cmocka_unit_test(test_survives_damage),
+    };
+    return cmocka_run_group_tests_name("tokenizer", tests, scratch_setup, scratch_teardown);
+}
