@@ -75,12 +75,6 @@ static void identify_self(identity_t *out)
     out->start = process_start(out->pid);
 }
 
-static bool same_process(const identity_t *a, const identity_t *b)
-{
-    return strcmp(a->host, b->host) == 0 && strcmp(a->boot, b->boot) == 0 && a->pid == b->pid &&
-           a->start == b->start;
-}
-
 static void copy_string(char *out, size_t size, json_t *object, const char *key)
 {
     const char *value = json_string_value(json_object_get(object, key));
@@ -162,22 +156,6 @@ free_text:
     return status;
 }
 
-/*
- * Takes a stale lock out of the way by a rename. Two runs may judge it stale at once: the second
- * one may then move the first one's fresh lock, sees that it is not what it judged, and links it
- * back.
- */
-static void remove_stale(const char *path, const char *aside, const identity_t *stale)
-{
-    identity_t moved;
-    struct timespec when;
-    if (rename(path, aside) != 0)
-        return;
-    if (read_lock(aside, &moved, &when) && !same_process(&moved, stale))
-        (void)!link(aside, path); /* a third run may have taken the lock in between */
-    unlink(aside);
-}
-
 static qy_status_t refuse(const char *path, const identity_t *who, double age_s, qy_error_t *err)
 {
     char job[48] = "";
@@ -189,50 +167,83 @@ static qy_status_t refuse(const char *path, const identity_t *who, double age_s,
                    age_s > 0 ? age_s : 0.0);
 }
 
-/* link(2) is atomic on shared file systems too, but its answer may be lost: the link count is not.
- */
-static bool link_made(const char *temp, const char *path, int fd)
+/* The file under this name is the one that this run has open. */
+static bool is_ours(const qy_lock_t *lock, const char *path)
 {
-    struct stat st;
-    return link(temp, path) == 0 || (fstat(fd, &st) == 0 && st.st_nlink == 2);
+    struct stat ours, there;
+    return fstat(lock->fd, &ours) == 0 && stat(path, &there) == 0 && ours.st_dev == there.st_dev &&
+           ours.st_ino == there.st_ino;
 }
 
-static qy_status_t take(qy_lock_t *lock, const char *temp, const char *aside, qy_error_t *err)
+/* link(2) is atomic on shared file systems too, but its answer may be lost: the link is not. */
+static bool link_made(const qy_lock_t *lock, const char *temp, const char *path)
+{
+    return link(temp, path) == 0 || is_ours(lock, path);
+}
+
+/* Who holds path, and whether that is alive; false where nobody does. Both times are by the file
+ * system's clock, so that the hosts' clocks do not matter. */
+static bool judge(const qy_lock_t *lock, const char *path, identity_t *who, double *age_s,
+                  bool *live)
+{
+    struct timespec renewed;
+    struct stat mine;
+    if (fstat(lock->fd, &mine) != 0 || !read_lock(path, who, &renewed))
+        return false;
+    *age_s = seconds_between(renewed, mine.st_mtim);
+    *live = is_live(who, *age_s);
+    return true;
+}
+
+/*
+ * Several runs may see at once that a lock is stale, and none may then remove the fresh one of
+ * another: only who holds a second lock, for a moment, removes the first. True: the lock is taken.
+ */
+static bool take_over(qy_lock_t *lock, const char *temp, const char *second)
+{
+    const struct timespec moment = {.tv_nsec = 20000000};
+    identity_t who;
+    double age_s;
+    bool live;
+    if (!link_made(lock, temp, second)) {
+        if (judge(lock, second, &who, &age_s, &live) && !live)
+            unlink(second); /* that run died in this very moment */
+        else
+            nanosleep(&moment, NULL);
+        return false;
+    }
+    if (judge(lock, lock->path, &who, &age_s, &live) && !live)
+        unlink(lock->path);
+    bool taken = link_made(lock, temp, lock->path);
+    unlink(second);
+    return taken;
+}
+
+static qy_status_t take(qy_lock_t *lock, const char *temp, const char *second, qy_error_t *err)
 {
     int call_errno = 0;
     for (int i = 0; i < TAKE_TRIES; i++) {
         identity_t who;
-        struct timespec renewed;
-        struct stat mine;
+        double age_s;
+        bool live;
+        qy_status_t status = QY_OK;
         QY_TRY(make_temp(temp, &lock->self, &lock->fd, err));
-        if (link_made(temp, lock->path, lock->fd)) {
-            unlink(temp);
-            return QY_OK;
-        }
+        bool taken = link_made(lock, temp, lock->path);
         call_errno = errno;
-        /* Both times are by the file system's clock, so that the hosts' clocks do not matter. */
-        bool timed = fstat(lock->fd, &mine) == 0;
-        close(lock->fd);
-        lock->fd = -1;
-        unlink(temp);
-        if (!timed || !read_lock(lock->path, &who, &renewed)) {
-            if (call_errno != EEXIST && call_errno != ENOENT)
-                break;
-            continue; /* released, or temp swept, in between */
+        if (!taken && judge(lock, lock->path, &who, &age_s, &live)) {
+            if (live)
+                status = refuse(lock->path, &who, age_s, err);
+            else
+                taken = take_over(lock, temp, second);
         }
-        double age_s = seconds_between(renewed, mine.st_mtim);
-        if (is_live(&who, age_s))
-            return refuse(lock->path, &who, age_s, err);
-        remove_stale(lock->path, aside, &who);
+        unlink(temp);
+        if (taken)
+            return QY_OK;
+        close(lock->fd);
+        QY_TRY(status);
     }
-    return qy_fail(err, QY_ERR_IO, "%s: link: %s", lock->path, strerror(call_errno));
-}
-
-static bool still_ours(const qy_lock_t *lock)
-{
-    struct stat ours, there;
-    return fstat(lock->fd, &ours) == 0 && stat(lock->path, &there) == 0 &&
-           ours.st_dev == there.st_dev && ours.st_ino == there.st_ino;
+    return qy_fail(err, QY_ERR_IO, "%s: link: %s, and nobody holds it", lock->path,
+                   strerror(call_errno));
 }
 
 /* Renewing goes to the open file, so a lock that was taken over is never touched. */
@@ -247,7 +258,7 @@ static void *heartbeat(void *argument)
         if (pthread_cond_timedwait(&lock->wake, &lock->mutex, &until) != ETIMEDOUT)
             continue;
         pthread_mutex_unlock(&lock->mutex);
-        bool lost = !still_ours(lock);
+        bool lost = !is_ours(lock, lock->path);
         if (!lost)
             (void)futimens(lock->fd, NULL);
         pthread_mutex_lock(&lock->mutex);
@@ -275,7 +286,7 @@ static int start_heartbeat(qy_lock_t *lock)
 
 qy_status_t qy_lock_take(qy_lock_t **out, const char *run_dir, qy_error_t *err)
 {
-    char temp[QY_PATH_MAX], aside[QY_PATH_MAX];
+    char temp[QY_PATH_MAX], second[QY_PATH_MAX];
     qy_status_t status = QY_OK;
     QY_TRY(qy_make_dirs(run_dir, err));
     qy_lock_t *lock = calloc(1, sizeof *lock);
@@ -288,10 +299,8 @@ qy_status_t qy_lock_take(qy_lock_t **out, const char *run_dir, qy_error_t *err)
     QY_TRY_GOTO(qy_path(temp, err, "%s.%s.tmp.%lld", lock->path, lock->self.host,
                         (long long)lock->self.pid),
                 free_lock);
-    QY_TRY_GOTO(qy_path(aside, err, "%s.%s.stale.tmp.%lld", lock->path, lock->self.host,
-                        (long long)lock->self.pid),
-                free_lock);
-    QY_TRY_GOTO(take(lock, temp, aside, err), free_lock);
+    QY_TRY_GOTO(qy_path(second, err, "%s.taking", lock->path), free_lock);
+    QY_TRY_GOTO(take(lock, temp, second, err), free_lock);
     int failed = start_heartbeat(lock);
     if (failed) {
         status = qy_fail(err, QY_ERR_MEMORY, "%s: heartbeat: %s", lock->path, strerror(failed));
@@ -318,7 +327,7 @@ void qy_lock_release(qy_lock_t **lock)
     pthread_cond_signal(&l->wake);
     pthread_mutex_unlock(&l->mutex);
     pthread_join(l->thread, NULL);
-    if (still_ours(l))
+    if (is_ours(l, l->path))
         unlink(l->path);
     pthread_cond_destroy(&l->wake);
     pthread_mutex_destroy(&l->mutex);
