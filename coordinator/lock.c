@@ -15,7 +15,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 
-enum { HEARTBEAT_S = 10, STALE_S = 60, LOCK_BYTES_MAX = 4096, TAKE_TRIES = 100 };
+enum { HEARTBEAT_S = 10, STALE_S = 60, LOCK_BYTES_MAX = 4096, TAKE_TRIES = 50 };
 
 /* A process, so that no other one in time or space is the same. */
 typedef struct {
@@ -242,8 +242,9 @@ static qy_status_t take(qy_lock_t *lock, const char *temp, const char *second, q
         close(lock->fd);
         QY_TRY(status);
     }
-    return qy_fail(err, QY_ERR_IO, "%s: link: %s, and nobody holds it", lock->path,
-                   strerror(call_errno));
+    return qy_fail(err, QY_ERR_IO,
+                   "%.300s: cannot be taken: link: %s; does another run hold %.300s?", lock->path,
+                   strerror(call_errno), second);
 }
 
 /* Renewing goes to the open file, so a lock that was taken over is never touched. */
