@@ -7,8 +7,8 @@ from quarry_job import results, run, same_results, scratch, write_job
 
 quarry = sys.argv[1]
 # What is being committed when the group dies; each is one kill in the phase named beside it.
-KILLS = [("tokens/calibration", "tokens"), ("segments/01/07", "capture"), ("segments/02/03", "capture"),
-         ("segments/teacher/05", "capture"), *((f"blocks/{b:03d}", f"block {b}") for b in range(6)),
+# In the order of a run: a name that is not reached any more would let the run finish.
+KILLS = [("tokens/calibration", "tokens"), ("segments/01/07", "capture"), ("segments/02/09", "capture"), ("segments/teacher/05", "capture"), *((f"blocks/{b:03d}", f"block {b}") for b in range(6)),
          ("model/model.h5", "stitch"), ("e2e/step-00001/003", "e2e_qp"), ("e2e/step-00003/000", "e2e_qp"),
          ("export/hf", "export")]
 
@@ -39,8 +39,8 @@ with scratch() as folder:
     job, run_dir, hits, blocks = write_job(folder, "job.yaml", "run"), os.path.join(folder, "run"), {}, {}
     for where, phase in KILLS:
         code, out = run([quarry, "run", job, "--quiet"], env={"QUARRY_TEST_KILL": where})
-        if code == -signal.SIGKILL:
-            hits[phase] = hits.get(phase, 0) + 1
+        assert code == -signal.SIGKILL, f"{where} was not reached: exit {code}\n{out}"
+        hits[phase] = hits.get(phase, 0) + 1
         now = finished_blocks(run_dir)
         for name, stamp in blocks.items():
             assert now.get(name) == stamp, f"{name} was touched after it had been finished"
@@ -59,4 +59,4 @@ with scratch() as folder:
     leftovers = [os.path.join(r, f) for r, _, fs in os.walk(run_dir) for f in fs if ".tmp." in f]
     assert not leftovers, leftovers
     print(f"{sum(hits.values())} kills at a commit {hits}, {at_random} at random moments; compared {len(want)} files")
-    assert sum(hits.values()) >= 10 and set(hits) >= {p for _, p in KILLS} - {"export"}, hits
+    assert sum(hits.values()) >= 10
