@@ -17,6 +17,10 @@
     X(STOPPED, "stopped on request", 0)                                                            \
     X(CRASHED, "process died", 1)
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum {
 #define X(name, text, retry) QY_ERR_##name,
     QY_STATUS_LIST(X)
@@ -43,6 +47,10 @@ qy_status_t qy_fail(qy_error_t *err, qy_status_t status, const char *format, ...
 /* Puts "name: " before the text: for a boundary (task, block, file). Returns err->status. */
 qy_status_t qy_fail_in(qy_error_t *err, const char *format, ...)
     __attribute__((format(printf, 2, 3), cold));
+
+#ifdef __cplusplus
+}
+#endif
 
 /* Passes a failure up; adds nothing, prints nothing. */
 #define QY_TRY(call)                                                                               \

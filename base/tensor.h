@@ -5,6 +5,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum {
     QY_F32,
     QY_F16,
@@ -50,4 +54,7 @@ qy_tensor_t qy_tensor_reshape(const qy_tensor_t *t, int n_dims, const int64_t *s
 
 int qy_tensor_same_shape(const qy_tensor_t *a, const qy_tensor_t *b);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

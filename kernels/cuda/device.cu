@@ -1,0 +1,240 @@
+/* The CUDA device: memory, copies, scratch, and what kernels and libraries are handed. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/table.cuh"
+
+/* Small uploads go through a pinned ring in two halves; a half is waited for before it is reused.
+ */
+static const size_t RING_HALF = (size_t)64 << 10, RING_LARGEST = (size_t)4 << 10;
+static const size_t SCRATCH_START = (size_t)4 << 20, MEMORY_ALIGN = 256;
+static const int OLDEST_MAJOR = 8;
+
+static qy_status_t use(const qy_device_t *dev, qy_error_t *err)
+{
+    QY_CUDA(cudaSetDevice(qy_impl(dev)->index));
+    return QY_OK;
+}
+
+static qy_status_t memory_alloc(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err)
+{
+    void *p = NULL;
+    QY_TRY(use(dev, err));
+    cudaError_t error =
+        bytes > SIZE_MAX / 2 ? cudaErrorMemoryAllocation : cudaMalloc(&p, bytes + MEMORY_ALIGN);
+    if (error == cudaErrorMemoryAllocation) {
+        size_t free_bytes = 0, total_bytes = 0;
+        cudaGetLastError();
+        cudaMemGetInfo(&free_bytes, &total_bytes);
+        return qy_fail(err, QY_ERR_MEMORY, "cuda:%d: no memory for %zu bytes, %zu of %zu are free",
+                       qy_impl(dev)->index, bytes, free_bytes, total_bytes);
+    }
+    QY_CUDA_NAMED("cudaMalloc", error);
+    *out = p;
+    return QY_OK;
+}
+
+static void memory_release(const qy_device_t *dev, void *p)
+{
+    (void)dev;
+    cudaFree(p);
+}
+
+static qy_status_t host_alloc(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err)
+{
+    void *p = NULL;
+    QY_TRY(use(dev, err));
+    cudaError_t error = bytes > SIZE_MAX / 2
+                            ? cudaErrorMemoryAllocation
+                            : cudaHostAlloc(&p, bytes + MEMORY_ALIGN, cudaHostAllocDefault);
+    if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        return qy_fail(err, QY_ERR_MEMORY, "cuda:%d: no pinned host memory for %zu bytes",
+                       qy_impl(dev)->index, bytes);
+    }
+    QY_CUDA_NAMED("cudaHostAlloc", error);
+    *out = p;
+    return QY_OK;
+}
+
+static void host_release(const qy_device_t *dev, void *p)
+{
+    (void)dev;
+    cudaFreeHost(p);
+}
+
+/* bytes ≤ RING_LARGEST from any host memory, without waiting for the stream. */
+static qy_status_t upload_small(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
+                                qy_error_t *err)
+{
+    qy_cuda_impl *impl = qy_impl(dev);
+    if (impl->ring_used + bytes > RING_HALF) {
+        QY_CUDA(cudaEventRecord(impl->ring_free[impl->ring_half], impl->stream));
+        impl->ring_half = 1 - impl->ring_half;
+        impl->ring_used = 0;
+        QY_CUDA(cudaEventSynchronize(impl->ring_free[impl->ring_half]));
+    }
+    char *at = impl->ring + impl->ring_half * RING_HALF + impl->ring_used;
+    memcpy(at, src, bytes);
+    QY_CUDA(cudaMemcpyAsync(dst, at, bytes, cudaMemcpyHostToDevice, impl->stream));
+    impl->ring_used += (bytes + 15) / 16 * 16;
+    return QY_OK;
+}
+
+static qy_status_t upload(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
+                          qy_error_t *err)
+{
+    QY_TRY(use(dev, err));
+    if (bytes <= RING_LARGEST)
+        return upload_small(dev, dst, src, bytes, err);
+    QY_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, qy_stream(dev)));
+    return QY_OK;
+}
+
+static qy_status_t wait(const qy_device_t *dev, qy_error_t *err)
+{
+    QY_TRY(use(dev, err));
+    QY_CUDA(cudaStreamSynchronize(qy_stream(dev)));
+    return QY_OK;
+}
+
+static qy_status_t download(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
+                            qy_error_t *err)
+{
+    QY_TRY(use(dev, err));
+    QY_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, qy_stream(dev)));
+    return wait(dev, err);
+}
+
+static qy_status_t copy(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
+                        qy_error_t *err)
+{
+    QY_TRY(use(dev, err));
+    QY_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, qy_stream(dev)));
+    return QY_OK;
+}
+
+static qy_status_t memory_state(const qy_device_t *dev, size_t *free_bytes, size_t *total_bytes,
+                                qy_error_t *err)
+{
+    QY_TRY(use(dev, err));
+    QY_CUDA(cudaMemGetInfo(free_bytes, total_bytes));
+    return QY_OK;
+}
+
+/* Also undoes an open that failed half way. */
+static void close_device(qy_device_t *dev)
+{
+    qy_cuda_impl *impl = qy_impl(dev);
+    cudaSetDevice(impl->index);
+    if (impl->stream)
+        cudaStreamSynchronize(impl->stream);
+    qy_cuda_products_destroy(&impl->products);
+    while (impl->retired) {
+        qy_cuda_retired *next = impl->retired->next;
+        cudaFree(impl->retired->memory);
+        free(impl->retired);
+        impl->retired = next;
+    }
+    cudaFree(impl->scratch);
+    cudaFree(impl->blas_workspace);
+    if (impl->blas)
+        cublasLtDestroy(impl->blas);
+    for (int i = 0; i < 2; i++)
+        if (impl->ring_free[i])
+            cudaEventDestroy(impl->ring_free[i]);
+    cudaFreeHost(impl->ring);
+    if (impl->stream)
+        cudaStreamDestroy(impl->stream);
+    free(impl);
+    dev->impl = NULL;
+}
+
+static const struct qy_device_vtable vtable = {
+    close_device, memory_alloc, memory_release, host_alloc, host_release,
+    upload,       download,     copy,           wait,       memory_state,
+};
+
+qy_status_t qy_cuda_scratch(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err)
+{
+    qy_cuda_impl *impl = qy_impl(dev);
+    if (bytes > impl->scratch_bytes) {
+        void *grown = NULL;
+        qy_cuda_retired *old = static_cast<qy_cuda_retired *>(malloc(sizeof *old));
+        qy_status_t status = old ? memory_alloc(dev, &grown, bytes, err)
+                                 : qy_fail(err, QY_ERR_MEMORY, "cuda: out of host memory");
+        if (status != QY_OK) {
+            free(old);
+            return status;
+        }
+        *old = {impl->scratch, impl->retired};
+        impl->retired = old;
+        impl->scratch = grown;
+        impl->scratch_bytes = bytes;
+    }
+    *out = impl->scratch;
+    return QY_OK;
+}
+
+static qy_status_t check_gpu(qy_device_t *dev, int index, cudaDeviceProp *gpu, qy_error_t *err)
+{
+    int n_devices = 0;
+    QY_CUDA(cudaGetDeviceCount(&n_devices));
+    if (index >= n_devices)
+        return qy_fail(err, QY_ERR_DEVICE, "cuda:%d: there are %d devices", index, n_devices);
+    QY_CUDA(cudaSetDevice(index));
+    QY_CUDA(cudaGetDeviceProperties(gpu, index));
+    if (gpu->major < OLDEST_MAJOR)
+        return qy_fail(err, QY_ERR_UNSUPPORTED,
+                       "cuda:%d: %s has compute capability %d.%d, at "
+                       "least %d.0 is needed",
+                       index, gpu->name, gpu->major, gpu->minor, OLDEST_MAJOR);
+    snprintf(dev->kind, sizeof dev->kind, "cuda");
+    snprintf(dev->model, sizeof dev->model, "%.127s", gpu->name);
+    return QY_OK;
+}
+
+static qy_status_t set_up(qy_device_t *dev, qy_error_t *err)
+{
+    qy_cuda_impl *impl = qy_impl(dev);
+    void *ring = NULL;
+    QY_CUDA(cudaStreamCreateWithFlags(&impl->stream, cudaStreamNonBlocking));
+    for (int i = 0; i < 2; i++)
+        QY_CUDA(cudaEventCreateWithFlags(&impl->ring_free[i], cudaEventDisableTiming));
+    QY_TRY(host_alloc(dev, &ring, 2 * RING_HALF, err));
+    impl->ring = static_cast<char *>(ring);
+    QY_CUBLAS(cublasLtCreate(&impl->blas));
+    QY_TRY(memory_alloc(dev, &impl->blas_workspace, QY_BLAS_WORKSPACE, err));
+    QY_TRY(memory_alloc(dev, &impl->scratch, SCRATCH_START, err));
+    impl->scratch_bytes = SCRATCH_START;
+    return QY_OK;
+}
+
+qy_status_t qy_cuda_open(qy_device_t *dev, int index, qy_error_t *err)
+{
+    cudaDeviceProp gpu;
+    int runtime = 0;
+    QY_TRY(check_gpu(dev, index, &gpu, err));
+    QY_CUDA(cudaRuntimeGetVersion(&runtime));
+    qy_cuda_impl *impl = static_cast<qy_cuda_impl *>(calloc(1, sizeof *impl));
+    if (!impl)
+        return qy_fail(err, QY_ERR_MEMORY, "cuda:%d: out of host memory", index);
+    impl->index = index;
+    dev->impl = impl;
+    qy_status_t status = set_up(dev, err);
+    if (status != QY_OK) {
+        close_device(dev);
+        return status;
+    }
+    dev->ops = &qy_cuda_ops;
+    dev->vtable = &vtable;
+    if (dev->compute == QY_N_DTYPES)
+        dev->compute = QY_BF16;
+    size_t blas = cublasLtGetVersion();
+    snprintf(dev->libraries, sizeof dev->libraries, "CUDA %d.%d; cuBLASLt %zu.%zu.%zu; sm_%d%d",
+             runtime / 1000, runtime % 1000 / 10, blas / 10000, blas / 100 % 100, blas % 100,
+             gpu.major, gpu.minor);
+    return QY_OK;
+}
