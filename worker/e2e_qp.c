@@ -15,14 +15,27 @@ static const float max_norm = 0.3f;
 typedef struct {
     const qy_plan_t *plan;
     const qy_hooks_t *hooks;
+    qy_pipe_t *pipe; /* NULL: one rank */
+    int rank, n_ranks, n_stages;
+    int64_t *first; /* blocks of each rank: [first[r], first[r + 1]) */
     qy_e2e_stage_t stage;
-    int32_t *tokens; /* (samples, length) */
-    int64_t *order;  /* of the epoch at hand */
-    int64_t epoch;   /* whose order it is; −1: none yet */
-    float *row_loss; /* (micro-batch × length) */
-    void *teacher;   /* host: one sample's final states */
-    double last_save, last_progress, began;
+    int32_t *tokens;   /* (samples, length) */
+    int32_t *batch;    /* tokens of one micro-batch */
+    int64_t *order;    /* of the epoch at hand */
+    int64_t epoch;     /* whose order it is; −1: none yet */
+    float *row_loss;   /* (micro-batch × length) */
+    void *teacher;     /* host: one sample's final states */
+    float *mine, *all; /* numbers of this rank; of all, on rank 0 */
+    int *counts;       /* how many each rank gathers */
+    double loss_sum;   /* of the batch, on the last stage */
+    double began, last_save, busy_s;
 } e2e_t;
+
+/* What rank 0 decides after each batch and tells all. */
+enum { TELL_CLIP, TELL_LOSS, TELL_SAVE, TELL_STOP, N_TELL };
+/* What a rank adds behind its blocks' sums: its share of the loss, and whether it was asked to
+ * stop. */
+enum { ADD_LOSS, ADD_STOP, N_ADD };
 
 static qy_status_t set_order(e2e_t *e, int64_t epoch)
 {
@@ -94,47 +107,162 @@ static qy_status_t head(e2e_t *e, const int64_t *samples, const int32_t *tokens,
     return QY_OK;
 }
 
-static qy_status_t micro_batch(e2e_t *e, const int64_t *samples, int64_t n, double *sum,
-                               qy_error_t *err)
+/* Micro-batch m of the batch that starts at sample `at` of the order. */
+typedef struct {
+    int64_t m, n;
+    const int64_t *samples;
+} micro_t;
+
+static micro_t micro_of(const e2e_t *e, int64_t at, int64_t m)
 {
-    qy_e2e_stage_t *s = &e->stage;
-    int64_t length = e->plan->e2e_length;
-    int32_t *tokens = malloc((size_t)(n * length) * sizeof *tokens);
-    if (!tokens)
-        return qy_fail(err, QY_ERR_MEMORY, "e2e: out of host memory");
-    for (int64_t i = 0; i < n; i++)
-        memcpy(tokens + i * length, e->tokens + samples[i] * length,
-               (size_t)length * sizeof *tokens);
-    qy_tensor_t x = qy_tensor_slice(&s->blocks[0].x, 0, n * length);
-    qy_status_t status = qy_embed(&s->outer, &s->ids, tokens, n, &x, err);
-    if (status == QY_OK)
-        status = qy_e2e_stage_forward(s, n, err);
-    if (status == QY_OK)
-        status = head(e, samples, tokens, n, sum, err);
-    if (status == QY_OK)
-        status = qy_e2e_stage_backward(s, n, err);
-    free(tokens);
-    return status;
+    int64_t size = e->plan->spec.e2e_qp.micro_batch_size, batch = e->plan->spec.e2e_qp.batch_size;
+    int64_t left = batch - m * size;
+    return (micro_t){m, left < size ? left : size, e->order + at + m * size};
 }
 
-/* Scale that brings the global norm down to max_norm; sums are added in block order. */
-static qy_status_t clip_factor(e2e_t *e, int64_t step, float *clip, qy_error_t *err)
+static const int32_t *gather_tokens(e2e_t *e, const micro_t *micro)
 {
-    int64_t n = e->stage.n;
-    float *sums = malloc((size_t)n * sizeof *sums), total = 0;
-    if (!sums)
-        return qy_fail(err, QY_ERR_MEMORY, "e2e: out of host memory");
-    qy_status_t status = qy_e2e_stage_norms(&e->stage, sums, err);
-    for (int64_t i = 0; i < n && status == QY_OK; i++)
+    int64_t length = e->plan->e2e_length;
+    for (int64_t i = 0; i < micro->n; i++)
+        memcpy(e->batch + i * length, e->tokens + micro->samples[i] * length,
+               (size_t)length * sizeof *e->batch);
+    return e->batch;
+}
+
+static qy_status_t forward(e2e_t *e, micro_t micro, qy_error_t *err)
+{
+    qy_e2e_stage_t *s = &e->stage;
+    qy_tensor_t x = qy_e2e_stage_input(s, micro.m, micro.n);
+    qy_tensor_t y = qy_tensor_slice(&s->y, 0, micro.n * e->plan->e2e_length);
+    if (s->has_embedding)
+        QY_TRY(qy_embed(&s->outer, &s->ids, gather_tokens(e, &micro), micro.n, &x, err));
+    else
+        QY_TRY(e->pipe->receive(e->pipe, s->dev, e->rank - 1, &x, err));
+    double began = qy_now_s();
+    QY_TRY(qy_e2e_stage_forward(s, micro.m, micro.n, err));
+    if (s->has_head)
+        QY_TRY(head(e, micro.samples, gather_tokens(e, &micro), micro.n, &e->loss_sum, err));
+    QY_TRY(qy_device_wait(s->dev, err));
+    e->busy_s += qy_now_s() - began;
+    return s->has_head ? QY_OK : e->pipe->send(e->pipe, s->dev, e->rank + 1, &y, err);
+}
+
+static qy_status_t backward(e2e_t *e, micro_t micro, qy_error_t *err)
+{
+    qy_e2e_stage_t *s = &e->stage;
+    qy_tensor_t dy = qy_tensor_slice(&s->dy, 0, micro.n * e->plan->e2e_length);
+    if (!s->has_head)
+        QY_TRY(e->pipe->receive(e->pipe, s->dev, e->rank + 1, &dy, err));
+    double began = qy_now_s();
+    QY_TRY(qy_e2e_stage_backward(s, micro.m, micro.n, err));
+    QY_TRY(qy_device_wait(s->dev, err));
+    e->busy_s += qy_now_s() - began;
+    return s->has_embedding ? QY_OK : e->pipe->send(e->pipe, s->dev, e->rank - 1, &dy, err);
+}
+
+static int64_t n_micro(const qy_plan_t *plan)
+{
+    int64_t size = plan->spec.e2e_qp.micro_batch_size;
+    return (plan->spec.e2e_qp.batch_size + size - 1) / size;
+}
+
+/* Micro-batches that a rank has under way at most: as many as there are stages from it to the last.
+ */
+static int64_t slots_of(const e2e_t *e)
+{
+    int64_t slots = e->n_stages - e->rank, micros = n_micro(e->plan);
+    if (slots < 1)
+        return 1;
+    return slots < micros ? slots : micros;
+}
+
+/*
+ * One batch by one-forward-one-backward: a rank goes ahead with forward passes until the last stage
+ * has its first one, then alternates. Gradients are added in the order of micro-batches on every
+ * rank.
+ */
+static qy_status_t run_batch(e2e_t *e, int64_t at, qy_error_t *err)
+{
+    int64_t n = n_micro(e->plan), ahead = slots_of(e) - 1, done = 0;
+    e->loss_sum = 0;
+    if (e->stage.n == 0)
+        return QY_OK;
+    for (int64_t m = 0; m < n; m++) {
+        QY_TRY(forward(e, micro_of(e, at, m), err));
+        if (m >= ahead)
+            QY_TRY(backward(e, micro_of(e, at, done++), err));
+    }
+    while (done < n)
+        QY_TRY(backward(e, micro_of(e, at, done++), err));
+    return QY_OK;
+}
+
+/* Scale that brings the global norm down to max_norm; the blocks' sums are added in block order. */
+static qy_status_t clip_factor(const float *sums, int64_t n, int64_t step, float *clip,
+                               qy_error_t *err)
+{
+    float total = 0;
+    for (int64_t i = 0; i < n; i++)
         total += sums[i];
-    free(sums);
-    QY_TRY(status);
     float norm = sqrtf(total);
     if (!isfinite(norm))
         return qy_fail(err, QY_ERR_NUMERIC, "e2e step %lld: the gradient's norm is %g",
                        (long long)step + 1, (double)norm);
     *clip = norm > max_norm ? max_norm / (norm + 1e-6f) : 1.0f;
     return QY_OK;
+}
+
+/* Rank 0's part of the meeting after a batch: from everybody's numbers to what all are told. */
+static qy_status_t decide(e2e_t *e, int64_t step, float tell[N_TELL], qy_error_t *err)
+{
+    const qy_plan_t *plan = e->plan;
+    const float *at = e->all;
+    float loss = 0, *sums = e->all; /* sums move together at the front, in block order */
+    int64_t n = 0;
+    tell[TELL_STOP] = 0;
+    for (int r = 0; r < e->n_ranks; r++) {
+        int64_t count = e->first[r + 1] - e->first[r];
+        memmove(sums + n, at, (size_t)count * sizeof *sums);
+        n += count;
+        loss += at[count + ADD_LOSS];
+        tell[TELL_STOP] += at[count + ADD_STOP];
+        at += count + N_ADD;
+    }
+    tell[TELL_LOSS] = loss;
+    if (!isfinite(loss))
+        return qy_fail(err, QY_ERR_NUMERIC, "e2e step %lld of %lld: the loss is %g",
+                       (long long)step + 1, (long long)plan->e2e.steps, (double)loss);
+    QY_TRY(clip_factor(sums, n, step, &tell[TELL_CLIP], err));
+    int due = qy_now_s() - e->last_save >= plan->spec.checkpoint.minutes * 60;
+    tell[TELL_SAVE] = due || tell[TELL_STOP] > 0 || step + 1 == plan->e2e.steps;
+    return QY_OK;
+}
+
+/* All ranks' numbers meet on rank 0, which tells everybody what follows. A failure there is told as
+ * a clip that is not finite, so that all end together. */
+static qy_status_t meet(e2e_t *e, int64_t step, float tell[N_TELL], qy_error_t *err)
+{
+    int64_t n = e->stage.n;
+    qy_status_t status = QY_OK;
+    if (n > 0)
+        QY_TRY(qy_e2e_stage_norms(&e->stage, e->mine, err));
+    e->mine[n + ADD_LOSS] = (float)(e->loss_sum / positions(e->plan));
+    e->mine[n + ADD_STOP] = e->hooks->stop && *e->hooks->stop;
+    if (e->pipe)
+        QY_TRY(e->pipe->gather(e->pipe, e->mine, e->all, e->counts, err));
+    else
+        memcpy(e->all, e->mine, (size_t)(n + N_ADD) * sizeof *e->all);
+    if (e->rank == 0) {
+        status = decide(e, step, tell, err);
+        if (status != QY_OK)
+            tell[TELL_CLIP] = NAN;
+    }
+    if (e->pipe)
+        QY_TRY(e->pipe->spread(e->pipe, tell, N_TELL, err));
+    if (status == QY_OK && !isfinite(tell[TELL_CLIP]))
+        status = qy_fail(err, QY_ERR_NUMERIC, "e2e step %lld: not finite, see rank 0",
+                         (long long)step + 1);
+    return status;
 }
 
 /* Keeps the newest two saved steps. */
@@ -150,53 +278,68 @@ static void drop_older(const e2e_t *e, int64_t saved, int64_t *previous)
     previous[0] = saved;
 }
 
-static qy_status_t one_update(e2e_t *e, int64_t step, double *loss, qy_error_t *err)
+static void tell_progress(const e2e_t *e, int64_t step, int64_t first, double loss)
 {
     const qy_plan_t *plan = e->plan;
-    int64_t batch = plan->spec.e2e_qp.batch_size, micro = plan->spec.e2e_qp.micro_batch_size;
-    int64_t at = step % plan->e2e.steps_per_epoch * batch;
-    double sum = 0;
-    float clip = 1;
-    QY_TRY(set_order(e, step / plan->e2e.steps_per_epoch));
-    for (int64_t i = 0; i < batch; i += micro) {
-        int64_t n = batch - i < micro ? batch - i : micro;
-        QY_TRY(micro_batch(e, e->order + at + i, n, &sum, err));
-        QY_TRY(qy_hooks_check(e->hooks, err));
-    }
-    *loss = sum / positions(plan);
-    if (!isfinite(*loss))
-        return qy_fail(err, QY_ERR_NUMERIC, "e2e step %lld of %lld: the loss is %g",
-                       (long long)step + 1, (long long)plan->e2e.steps, *loss);
-    QY_TRY(clip_factor(e, step, &clip, err));
-    return qy_e2e_stage_update(&e->stage, step, qy_e2e_rate(plan, step), clip, err);
+    int64_t tokens = (step + 1 - first) * plan->spec.e2e_qp.batch_size * plan->e2e_length;
+    if (e->rank == 0 && e->hooks->progress) /* every update: they are few and the curve is wanted */
+        e->hooks->progress(
+            e->hooks->context,
+            &(qy_progress_t){.task_id = -1,
+                             .block = -1,
+                             .step = step + 1,
+                             .n_steps = plan->e2e.steps,
+                             .loss = loss,
+                             .tokens_per_s = (double)tokens / (qy_now_s() - e->began)});
 }
 
 static qy_status_t train(e2e_t *e, int64_t step, qy_error_t *err)
 {
     const qy_plan_t *plan = e->plan;
-    int64_t previous[2] = {step > 0 ? step : -1, -1}, first = step;
-    double minutes = plan->spec.checkpoint.minutes;
+    int64_t previous[2] = {step > 0 ? step : -1, -1}, begin = step;
     e->began = e->last_save = qy_now_s();
     e->stage.fresh = 1;
     for (; step < plan->e2e.steps; step++) {
-        double loss;
-        QY_TRY(one_update(e, step, &loss, err));
-        int64_t tokens = (step + 1 - first) * plan->spec.e2e_qp.batch_size * plan->e2e_length;
-        double now = qy_now_s();
-        if (e->hooks->progress) /* every update: they are few and the curve is wanted */
-            e->hooks->progress(e->hooks->context,
-                               &(qy_progress_t){.task_id = -1,
-                                                .block = -1,
-                                                .step = step + 1,
-                                                .n_steps = plan->e2e.steps,
-                                                .loss = loss,
-                                                .tokens_per_s = (double)tokens / (now - e->began)});
-        if (step + 1 < plan->e2e.steps && now - e->last_save < minutes * 60)
-            continue;
-        QY_TRY(qy_e2e_stage_save(&e->stage, step + 1, err));
-        drop_older(e, step + 1, previous);
-        e->last_save = qy_now_s();
+        float tell[N_TELL];
+        QY_TRY(set_order(e, step / plan->e2e.steps_per_epoch));
+        QY_TRY(run_batch(e, step % plan->e2e.steps_per_epoch * plan->spec.e2e_qp.batch_size, err));
+        QY_TRY(meet(e, step, tell, err));
+        if (e->stage.n > 0)
+            QY_TRY(qy_e2e_stage_update(&e->stage, step, qy_e2e_rate(plan, step), tell[TELL_CLIP],
+                                       err));
+        tell_progress(e, step, begin, (double)tell[TELL_LOSS]);
+        if (tell[TELL_SAVE] > 0) {
+            QY_TRY(qy_e2e_stage_save(&e->stage, step + 1, err));
+            /* Everybody has saved the one before: all have met since. */
+            if (e->rank == 0)
+                drop_older(e, step + 1, previous);
+            e->last_save = qy_now_s();
+        }
+        if (tell[TELL_STOP] > 0 && step + 1 < plan->e2e.steps)
+            return qy_fail(err, QY_ERR_STOPPED, "stopped on request after E2E-QP's step %lld",
+                           (long long)step + 1);
     }
+    return QY_OK;
+}
+
+static qy_status_t take_host(e2e_t *e, int64_t n_samples, int64_t length, size_t element,
+                             qy_error_t *err)
+{
+    const qy_plan_t *plan = e->plan;
+    size_t micro = (size_t)(plan->spec.e2e_qp.micro_batch_size * length);
+    size_t numbers = (size_t)(plan->arch.n_blocks + N_ADD * e->n_ranks);
+    e->order = malloc((size_t)n_samples * sizeof *e->order);
+    e->batch = malloc(micro * sizeof *e->batch);
+    e->row_loss = malloc(micro * sizeof *e->row_loss);
+    e->teacher = malloc((size_t)(length * plan->arch.hidden) * element);
+    e->mine = malloc(numbers * sizeof *e->mine);
+    e->all = malloc(numbers * sizeof *e->all);
+    e->counts = malloc((size_t)e->n_ranks * sizeof *e->counts);
+    e->epoch = -1;
+    if (!e->order || !e->batch || !e->row_loss || !e->teacher || !e->mine || !e->all || !e->counts)
+        return qy_fail(err, QY_ERR_MEMORY, "e2e: out of host memory");
+    for (int r = 0; r < e->n_ranks; r++)
+        e->counts[r] = (int)(e->first[r + 1] - e->first[r]) + N_ADD;
     return QY_OK;
 }
 
@@ -204,40 +347,56 @@ static qy_status_t run(e2e_t *e, qy_device_t *dev, const qy_model_t *model, qy_e
 {
     const qy_plan_t *plan = e->plan;
     int64_t n, length, step = qy_store_e2e_last(plan, err);
-    qy_status_t status;
     if (step == plan->e2e.steps)
         return QY_OK;
     QY_TRY(qy_store_read_tokens(&e->tokens, &n, &length, plan, "e2e", err));
-    e->order = malloc((size_t)n * sizeof *e->order);
-    e->row_loss = malloc((size_t)(plan->spec.e2e_qp.micro_batch_size * length) * sizeof(float));
-    e->teacher = malloc((size_t)(length * plan->arch.hidden) * qy_dtype_bytes(dev->compute));
-    e->epoch = -1;
-    if (!e->order || !e->row_loss || !e->teacher)
+    e->first = malloc((size_t)(e->n_ranks + 1) * sizeof *e->first);
+    if (!e->first)
         return qy_fail(err, QY_ERR_MEMORY, "e2e: out of host memory");
-    QY_TRY(qy_e2e_stage_open(&e->stage, plan, dev, model, 0, plan->arch.n_blocks, err));
-    status = step > 0 ? qy_e2e_stage_load(&e->stage, step, err) : QY_OK;
+    qy_e2e_split(plan, e->n_ranks, e->first);
+    e->n_stages = e->n_ranks < plan->arch.n_blocks ? e->n_ranks : (int)plan->arch.n_blocks;
+    QY_TRY(take_host(e, n, length, qy_dtype_bytes(dev->compute), err));
+    int64_t first = e->first[e->rank], count = e->first[e->rank + 1] - first;
+    QY_TRY(qy_e2e_stage_open(&e->stage, plan, dev, model, first, count, slots_of(e), err));
+    qy_status_t status = step > 0 ? qy_e2e_stage_load(&e->stage, step, err) : QY_OK;
     if (status == QY_OK)
         status = train(e, step > 0 ? step : 0, err);
     qy_e2e_stage_close(&e->stage);
     return status;
 }
 
-qy_status_t qy_e2e_run(const qy_plan_t *plan, const qy_hooks_t *hooks, qy_error_t *err)
+static void free_host(e2e_t *e)
+{
+    void *all[] = {e->first,   e->tokens, e->batch, e->order, e->row_loss,
+                   e->teacher, e->mine,   e->all,   e->counts};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+}
+
+qy_status_t qy_e2e_run(const qy_plan_t *plan, qy_pipe_t *pipe, const qy_hooks_t *hooks,
+                       qy_e2e_share_t *share, qy_error_t *err)
 {
     const qy_spec_t *spec = &plan->spec;
-    e2e_t e = {.plan = plan, .hooks = hooks};
+    e2e_t e = {.plan = plan, .hooks = hooks, .pipe = pipe, .n_ranks = 1};
     qy_device_t *dev = NULL;
     qy_model_t *model = NULL;
+    double began = qy_now_s();
+    if (pipe) {
+        e.rank = pipe->rank;
+        e.n_ranks = pipe->n_ranks;
+    }
     QY_TRY(qy_device_open(&dev, spec->resources.device, spec->resources.compute,
                           (int)spec->resources.threads, err));
     qy_status_t status = qy_model_open(&model, spec->model, err);
     if (status == QY_OK)
         status = run(&e, dev, model, err);
-    free(e.tokens);
-    free(e.order);
-    free(e.row_loss);
-    free(e.teacher);
+    free_host(&e);
     qy_model_close(&model);
     qy_device_close(&dev);
+    int64_t micros = n_micro(plan);
+    *share = (qy_e2e_share_t){.busy_s = e.busy_s,
+                              .wall_s = e.began > 0 ? qy_now_s() - e.began : 0,
+                              .total_s = qy_now_s() - began,
+                              .ideal = (double)micros / (double)(micros + e.n_stages - 1)};
     return status;
 }

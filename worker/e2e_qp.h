@@ -9,9 +9,22 @@
 
 #include "jobs/plan.h"
 #include "worker/hooks.h"
+#include "worker/pipe.h"
 
-/* Runs or resumes the phase and writes e2e/step-NNNNN for the last step. The loss of each update
- * goes to hooks as progress (block −1). */
-qy_status_t qy_e2e_run(const qy_plan_t *plan, const qy_hooks_t *hooks, qy_error_t *err);
+/* What one rank's part of the phase cost. */
+typedef struct {
+    double busy_s;  /* in forward and backward passes */
+    double wall_s;  /* from the first batch on */
+    double total_s; /* loading and saving included */
+    double ideal; /* largest share of wall_s that the schedule lets a rank be busy: M/(M + S − 1) */
+} qy_e2e_share_t;
+
+/*
+ * Runs or resumes the phase, on all ranks of the pipe at once (NULL: this process alone), and
+ * writes e2e/step-NNNNN for the last step. Rank 0 tells the loss of each update as progress (block
+ * −1). A stop request on any rank saves after the update at hand and ends with STOPPED on all.
+ */
+qy_status_t qy_e2e_run(const qy_plan_t *plan, qy_pipe_t *pipe, const qy_hooks_t *hooks,
+                       qy_e2e_share_t *share, qy_error_t *err);
 
 #endif

@@ -10,6 +10,52 @@
 #include "kernels/optim.h"
 #include "kernels/quant.h"
 
+static double cost_of(const qy_plan_t *plan, int64_t first, int64_t end)
+{
+    const qy_arch_t *a = &plan->arch;
+    double head =
+        (double)(a->vocab * a->hidden) * (plan->spec.e2e_qp.loss == QY_LOSS_DISTILL ? 3 : 2);
+    double blocks = 4.0 * (double)qy_arch_block_weights(a) * (double)(end - first);
+    return blocks + (end == a->n_blocks ? head : 0);
+}
+
+/* Fills stages up to `limit` of cost each; 1 where that takes them all in. */
+static int fill_stages(const qy_plan_t *plan, int n_stages, double limit, int64_t *first)
+{
+    int64_t n = plan->arch.n_blocks, at = 0;
+    for (int k = 0; k < n_stages; k++) {
+        int64_t left = n_stages - 1 - k; /* each later stage wants a block as well */
+        first[k] = at;
+        while (at < n &&
+               (at == first[k] || (n - at > left && cost_of(plan, first[k], at + 1) <= limit)))
+            at++;
+    }
+    first[n_stages] = at;
+    return at == n;
+}
+
+void qy_e2e_split(const qy_plan_t *plan, int n_stages, int64_t *first)
+{
+    int64_t n = plan->arch.n_blocks;
+    int used = n_stages < n ? n_stages : (int)n;
+    double least = HUGE_VAL;
+    /* The best limit is the cost of some run of blocks. */
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t end = i + 1; end <= n; end++) {
+            double limit = cost_of(plan, i, end);
+            if (limit < least && fill_stages(plan, used, limit, first)) {
+                double worst = 0;
+                for (int k = 0; k < used; k++)
+                    worst = fmax(worst, cost_of(plan, first[k], first[k + 1]));
+                if (worst <= limit)
+                    least = limit;
+            }
+        }
+    fill_stages(plan, used, least, first);
+    for (int k = used; k <= n_stages; k++)
+        first[k] = n;
+}
+
 static qy_status_t take2(qy_arena_t *arena, qy_tensor_t *t, qy_dtype_t dtype, int64_t rows,
                          int64_t cols, qy_error_t *err)
 {
@@ -52,7 +98,7 @@ static qy_status_t take_block(qy_e2e_stage_t *s, qy_e2e_block_t *b, qy_arena_t *
             QY_TRY(
                 qy_arena_tensor(arena, &b->params.norm_bias[i], QY_F32, 1, &a->norm[i].size, err));
     }
-    return take2(arena, &b->x, s->dev->compute, s->y.shape[0], a->hidden, err);
+    return take2(arena, &b->x, s->dev->compute, s->n_slots * s->y.shape[0], a->hidden, err);
 }
 
 /* Work space as large as the largest layer, shared by all. */
@@ -150,17 +196,22 @@ static qy_status_t step_gradient(void *context, qy_linear_id_t linear, const qy_
 }
 
 qy_status_t qy_e2e_stage_open(qy_e2e_stage_t *s, const qy_plan_t *plan, qy_device_t *dev,
-                              const qy_model_t *model, int64_t first, int64_t n, qy_error_t *err)
+                              const qy_model_t *model, int64_t first, int64_t n, int64_t n_slots,
+                              qy_error_t *err)
 {
     qy_arena_t measure;
     qy_status_t status;
-    *s = (qy_e2e_stage_t){.plan = plan,
+    *s = (qy_e2e_stage_t){.n_slots = n_slots,
+                          .in_acts = -1,
+                          .plan = plan,
                           .dev = dev,
                           .model = model,
                           .first = first,
                           .n = n,
-                          .has_embedding = first == 0,
-                          .has_head = first + n == model->arch.n_blocks};
+                          .has_embedding = n > 0 && first == 0,
+                          .has_head = n > 0 && first + n == model->arch.n_blocks};
+    if (n == 0) /* more ranks than blocks: this one only lends its ears */
+        return QY_OK;
     s->blocks = calloc((size_t)n, sizeof *s->blocks);
     if (!s->blocks)
         return qy_fail(err, QY_ERR_MEMORY, "e2e: out of host memory");
@@ -285,45 +336,54 @@ static qy_status_t weights_of(qy_e2e_stage_t *s, int64_t i, qy_error_t *err)
     return QY_OK;
 }
 
-static qy_tensor_t rows(const qy_tensor_t *t, int64_t n, int64_t length)
+/* Input of block i for micro-batch m. */
+static qy_tensor_t input(const qy_e2e_stage_t *s, int64_t i, int64_t m, int64_t n)
 {
-    return qy_tensor_slice(t, 0, n * length);
+    int64_t slot = m % s->n_slots;
+    return qy_tensor_slice(&s->blocks[i].x, slot * s->y.shape[0], n * s->acts.length);
 }
 
-static qy_status_t forward_one(qy_e2e_stage_t *s, int64_t i, int64_t n, qy_error_t *err)
+qy_tensor_t qy_e2e_stage_input(const qy_e2e_stage_t *s, int64_t m, int64_t n)
+{
+    return input(s, 0, m, n);
+}
+
+static qy_status_t forward_one(qy_e2e_stage_t *s, int64_t i, int64_t m, int64_t n, qy_error_t *err)
 {
     qy_block_acts_t acts = qy_block_acts_narrow(&s->acts, n);
-    const qy_tensor_t *out = i + 1 < s->n ? &s->blocks[i + 1].x : &s->y;
-    qy_tensor_t x = rows(&s->blocks[i].x, n, acts.length), y = rows(out, n, acts.length);
+    qy_tensor_t x = input(s, i, m, n);
+    qy_tensor_t y =
+        i + 1 < s->n ? input(s, i + 1, m, n) : qy_tensor_slice(&s->y, 0, n * acts.length);
     QY_TRY(weights_of(s, i, err));
     return qy_block_forward(&s->block, &s->blocks[i].params, &acts, &x, &y, err);
 }
 
-qy_status_t qy_e2e_stage_forward(qy_e2e_stage_t *s, int64_t n, qy_error_t *err)
+qy_status_t qy_e2e_stage_forward(qy_e2e_stage_t *s, int64_t m, int64_t n, qy_error_t *err)
 {
     for (int64_t i = 0; i < s->n; i++)
-        QY_TRY(forward_one(s, i, n, err));
+        QY_TRY(forward_one(s, i, m, n, err));
+    s->in_acts = m;
     return QY_OK;
 }
 
-qy_status_t qy_e2e_stage_backward(qy_e2e_stage_t *s, int64_t n, qy_error_t *err)
+qy_status_t qy_e2e_stage_backward(qy_e2e_stage_t *s, int64_t m, int64_t n, qy_error_t *err)
 {
     for (int64_t i = s->n - 1; i >= 0; i--) {
         qy_block_acts_t acts = qy_block_acts_narrow(&s->acts, n);
-        qy_tensor_t x = rows(&s->blocks[i].x, n, acts.length), y = rows(&s->y, n, acts.length);
-        qy_tensor_t dy = rows(&s->dy, n, acts.length);
+        qy_tensor_t x = input(s, i, m, n), y = qy_tensor_slice(&s->y, 0, n * acts.length);
+        qy_tensor_t dy = qy_tensor_slice(&s->dy, 0, n * acts.length);
         s->current = (int)i;
-        /* The last block's activations and weights are still there from the forward pass. */
-        if (i + 1 < s->n) {
+        /* The last block's activations and weights may still be there from the forward pass. */
+        if (i + 1 < s->n || s->in_acts != m) {
             QY_TRY(weights_of(s, i, err));
             QY_TRY(qy_block_forward(&s->block, &s->blocks[i].params, &acts, &x, &y, err));
-        } else {
-            acts.slot[QY_SLOT_X] = x;
-            acts.slot[QY_SLOT_Y] = y;
         }
+        acts.slot[QY_SLOT_X] = x;
+        acts.slot[QY_SLOT_Y] = y;
         QY_TRY(qy_block_backward(&s->block, &s->blocks[i].params, &acts, &s->grads, &dy,
                                  i > 0 || !s->has_embedding, err));
     }
+    s->in_acts = -1;
     s->fresh = 0;
     return QY_OK;
 }

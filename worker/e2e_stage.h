@@ -20,7 +20,7 @@ typedef struct {
 typedef struct {
     qy_e2e_layer_t layer[QY_N_LINEARS];
     qy_block_params_t params; /* .w of all blocks share one set of tensors */
-    qy_tensor_t x;            /* compute (batch × length, hidden): the block's input, kept */
+    qy_tensor_t x; /* compute (slots × batch × length, hidden): the block's inputs, kept */
 } qy_e2e_block_t;
 
 typedef struct {
@@ -28,6 +28,7 @@ typedef struct {
     qy_device_t *dev;
     const qy_model_t *model;
     int64_t first, n; /* blocks [first, first + n) */
+    int64_t n_slots;  /* micro-batches that may be under way at once */
     void *memory;
     qy_arena_t arena;
     qy_block_t block;
@@ -42,25 +43,38 @@ typedef struct {
     qy_ids_t ids;
     qy_head_work_t head;
     int has_embedding, has_head;
-    int fresh;   /* 1: ds holds nothing yet in this batch */
-    int current; /* block that backward is in, for the gradient hook */
+    int64_t in_acts; /* micro-batch whose last block's activations are there; −1: none */
+    int fresh;       /* 1: ds holds nothing yet in this batch */
+    int current;     /* block that backward is in, for the gradient hook */
 } qy_e2e_stage_t;
 
-/* Takes memory for blocks [first, first + n) and loads them from the stitched model. */
+/*
+ * Blocks of each of n_stages stages, contiguous, the costliest stage as cheap as it can be: a block
+ * counts its four products per weight, the head two (three when it distills) per weight of its own.
+ * first: n_stages + 1 numbers; the last stages are empty where there are more stages than blocks.
+ */
+void qy_e2e_split(const qy_plan_t *plan, int n_stages, int64_t *first);
+
+/* Takes memory for blocks [first, first + n) with n_slots micro-batches under way and loads them
+ * from the stitched model. */
 qy_status_t qy_e2e_stage_open(qy_e2e_stage_t *s, const qy_plan_t *plan, qy_device_t *dev,
-                              const qy_model_t *model, int64_t first, int64_t n, qy_error_t *err);
+                              const qy_model_t *model, int64_t first, int64_t n, int64_t n_slots,
+                              qy_error_t *err);
 void qy_e2e_stage_close(qy_e2e_stage_t *s);
 
 /* Steps and moments of a saved step, into and out of the stage. */
 qy_status_t qy_e2e_stage_load(qy_e2e_stage_t *s, int64_t step, qy_error_t *err);
 qy_status_t qy_e2e_stage_save(qy_e2e_stage_t *s, int64_t step, qy_error_t *err);
 
-/* n sequences through the stage's blocks, from s->blocks[0].x to s->y. */
-qy_status_t qy_e2e_stage_forward(qy_e2e_stage_t *s, int64_t n, qy_error_t *err);
+/* The stage's input of micro-batch m, n sequences. */
+qy_tensor_t qy_e2e_stage_input(const qy_e2e_stage_t *s, int64_t m, int64_t n);
+
+/* Micro-batch m, n sequences, through the stage's blocks, from its input to s->y. */
+qy_status_t qy_e2e_stage_forward(qy_e2e_stage_t *s, int64_t m, int64_t n, qy_error_t *err);
 
 /* Back through them from s->dy (overwritten by the gradient of the stage's input); steps' gradients
  * are added to ds, or start it when s->fresh. */
-qy_status_t qy_e2e_stage_backward(qy_e2e_stage_t *s, int64_t n, qy_error_t *err);
+qy_status_t qy_e2e_stage_backward(qy_e2e_stage_t *s, int64_t m, int64_t n, qy_error_t *err);
 
 /* Σ of squares of the gradients with respect to the trained variables, per block: sums[n], f32. */
 qy_status_t qy_e2e_stage_norms(qy_e2e_stage_t *s, float *sums, qy_error_t *err);

@@ -126,10 +126,13 @@ static void forward_e2e(void *context, const qy_progress_t *progress)
 static qy_status_t run_e2e(qy_server_t *s, qy_error_t *err)
 {
     qy_result_t result = {.task_id = -1};
-    double began = qy_now_s();
-    qy_e2e_run(s->plan, &(qy_hooks_t){.progress = forward_e2e, .context = s, .stop = s->hooks.stop},
-               &result.error);
-    result.seconds = qy_now_s() - began;
+    qy_e2e_share_t share = {0};
+    const qy_hooks_t hooks = {.progress = forward_e2e, .context = s, .stop = s->hooks.stop};
+    qy_e2e_run(s->plan, s->hooks.pipe, &hooks, &share, &result.error);
+    double values[] = {share.busy_s, share.wall_s, share.ideal};
+    result.seconds = share.total_s;
+    result.values = values;
+    result.n_values = sizeof values / sizeof *values;
     return send_result(s, QY_MSG_PHASE_DONE, &result, err);
 }
 

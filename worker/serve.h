@@ -10,12 +10,15 @@
 
 #include "jobs/link.h"
 #include "jobs/plan.h"
+#include "worker/pipe.h"
 
 typedef struct qy_server qy_server_t;
 
-/* How E2E-QP, which works in the rank itself, lets others have their turn and is told to stop. */
+/* How E2E-QP, which works in the rank itself, talks to the other ranks, lets others have their turn
+ * and is told to stop. */
 typedef struct {
-    const volatile sig_atomic_t *stop; /* looked at between micro-batches */
+    qy_pipe_t *pipe;                   /* borrowed; NULL: one rank */
+    const volatile sig_atomic_t *stop; /* looked at after every update */
     void (*turn)(void *context);       /* called after every update; may be NULL */
     void *context;
 } qy_server_hooks_t;
