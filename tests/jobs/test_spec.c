@@ -41,6 +41,24 @@ static void test_defaults(void **state)
     free(s);
 }
 
+/* Jobs that say the same are the same bytes. */
+static void test_equal_specs(void **state)
+{
+    (void)state;
+    static const char *const pairs[][2] = {
+        {"block_ap.norm_lr=-0.0", "block_ap.norm_lr=0"},
+        {"resources.host_cache=1KiB", "resources.host_cache=1024 b"},
+        {"quantize.segments=+3", "quantize.segments=03"},
+    };
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        qy_spec_t *a = read_job(TINY_JOB, pairs[i][0]), *b = read_job(TINY_JOB, pairs[i][1]);
+        if (memcmp(a, b, sizeof *a) != 0)
+            fail_msg("%s is not %s", pairs[i][0], pairs[i][1]);
+        free(a);
+        free(b);
+    }
+}
+
 static void test_e2e_section(void **state)
 {
     (void)state;
@@ -78,7 +96,8 @@ static const char full_job[] =
     "rtn: {init: min-max}\n"
     "e2e_qp: {loss: distill, text: \"/a b \\\"c\\\" \\u00e9.txt\", samples: 7, sequence_length: "
     "9,\n"
-    "         batch_size: 6, micro_batch_size: 3, lr_unit: absolute, lr: 0.3, epochs: 4,\n"
+    "         batch_size: 6, micro_batch_size: 3, lr_unit: absolute, lr: 0.30000000000000004, "
+    "epochs: 4,\n"
     "         shuffle: false}\n"
     "evaluate:\n"
     "  - {name: one, text: /1.txt, sequence_length: 99}\n"
@@ -102,6 +121,7 @@ static void test_full(void **state)
     assert_int_equal(s->block_ap.lr_unit, QY_LR_UNIT_ABSOLUTE);
     assert_true(s->block_ap.weight_lr == 2e-5 && s->block_ap.norm_lr == 0.0);
     assert_int_equal(s->rtn.init, QY_INIT_MIN_MAX);
+    assert_true(s->e2e_qp.lr == 0.30000000000000004 && s->e2e_qp.lr != 0.3);
     assert_int_equal(s->e2e_qp.loss, QY_LOSS_DISTILL);
     assert_string_equal(s->e2e_qp.text, "/a b \"c\" \xc3\xa9.txt");
     assert_int_equal(s->n_evaluate, 2);
@@ -296,6 +316,60 @@ static void test_paths(void **state)
     }
 }
 
+static void test_long_path(void **state)
+{
+    (void)state;
+    /* By itself, behind a folder, and by what a variable holds. */
+    static const char *const heads[] = {"/", "", "$QUARRY_TEST_LONG/"};
+    char *text = malloc(3 * QY_PATH_MAX);
+    qy_spec_t *spec = calloc(1, sizeof *spec);
+    assert_true(text && spec);
+    memset(text, 'x', QY_PATH_MAX);
+    text[QY_PATH_MAX - 2] = '\0';
+    assert_int_equal(setenv("QUARRY_TEST_LONG", text, 1), 0);
+    for (int i = 0; i < 3; i++) {
+        int n = snprintf(text, 3 * QY_PATH_MAX, "run_dir: r\nmodel: %s", heads[i]);
+        memset(text + n, 'x', QY_PATH_MAX - 1);
+        text[n + QY_PATH_MAX - 1] = '\0';
+        assert_refused(heads[i], qy_spec_read(spec, write_file("job.yaml", text), NULL, 0, &err),
+                       QY_ERR_FORMAT, "job.yaml:2:8|model|4095");
+    }
+    free(text);
+    free(spec);
+}
+
+/* Every ready-made job reads, and the demo's plan can be made where the project stands. */
+static void test_configs(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"demo", "llama_w2g64", "llama_w4g128_sym",
+                                        "published/llama2_7b_w2g64", "published/llama2_70b_w2g64"};
+    static const char *const variables[] = {"MODEL", "RUN_DIR", "CALIBRATION_TEXT", "REDPAJAMA",
+                                            "WIKITEXT2_TEST"};
+    for (size_t i = 0; i < sizeof variables / sizeof *variables; i++)
+        assert_int_equal(setenv(variables[i], "/somewhere/else.txt", 1), 0);
+    qy_spec_t *spec = malloc(sizeof *spec);
+    qy_plan_t *plan = NULL;
+    assert_non_null(spec);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[QY_PATH_MAX];
+        OK(qy_path(path, &err, TEST_DATA "/../../configs/%s.yaml", names[i]));
+        OK(qy_spec_read(spec, path, NULL, 0, &err));
+        assert_int_equal(spec->n_evaluate, 1);
+        if (i > 0)
+            continue;
+        assert_non_null(strstr(spec->run_dir, "/demo-run"));
+        memcpy(spec->run_dir, folder, sizeof folder);
+        OK(qy_plan_make(&plan, spec, 1, &err));
+        qy_plan_destroy(&plan);
+    }
+    assert_int_equal(spec->block_ap.init, QY_INIT_MIN_MAX); /* the last is a published one */
+    assert_int_equal(spec->block_ap.lr_unit, QY_LR_UNIT_ABSOLUTE);
+    assert_int_equal(spec->calibration.sampling, QY_SAMPLING_DOCUMENTS);
+    assert_false(spec->block_ap.shuffle);
+    free(spec);
+}
+
 static qy_status_t fixed_digest(void *context, const char *key, const char *path, char hex[65],
                                 qy_error_t *error)
 {
@@ -380,11 +454,13 @@ static void test_print_keys(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),   cmocka_unit_test(test_e2e_section),
-        cmocka_unit_test(test_full),       cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_refused),    cmocka_unit_test(test_overrides),
-        cmocka_unit_test(test_paths),      cmocka_unit_test(test_canonical),
-        cmocka_unit_test(test_difference), cmocka_unit_test(test_print_keys),
+        cmocka_unit_test(test_defaults),    cmocka_unit_test(test_e2e_section),
+        cmocka_unit_test(test_equal_specs), cmocka_unit_test(test_full),
+        cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_overrides),   cmocka_unit_test(test_paths),
+        cmocka_unit_test(test_long_path),   cmocka_unit_test(test_configs),
+        cmocka_unit_test(test_canonical),   cmocka_unit_test(test_difference),
+        cmocka_unit_test(test_print_keys),
     };
     return cmocka_run_group_tests(tests, open_folder, close_folder);
 }
