@@ -8,9 +8,11 @@
 #include "cli/progress.h"
 #include "cli/verbs.h"
 #include "coordinator/dispatch.h"
+#include "coordinator/link_mpi.h"
 #include "coordinator/lock.h"
 #include "jobs/store.h"
 #include "worker/device_record.h"
+#include "worker/pipe_mpi.h"
 #include "worker/serve.h"
 
 /* Longest nap of the loop, ms: what a message to or from the in-process worker waits at most. */
@@ -19,7 +21,8 @@ enum { NAP_MS = 20 };
 typedef struct {
     qy_progress_view_t view;
     const volatile sig_atomic_t *stop;
-    qy_dispatch_t *dispatch; /* NULL until it is there */
+    qy_dispatch_t *dispatch; /* rank 0's; NULL until it is there */
+    int mpi, rank, n_ranks;
 } door_t;
 
 static void show_progress(void *context, int worker, const char *task, const qy_progress_t *p)
@@ -50,54 +53,91 @@ static void take_turn(void *context)
     qy_dispatch_poll(door->dispatch, door->stop, &done, NULL);
 }
 
-/* Coordinator and worker of this process, turn by turn, until the run is over. */
+/* Coordinator (on rank 0) and worker of this process, turn by turn, until the run is over. */
 static qy_status_t loop(qy_dispatch_t *dispatch, qy_server_t *server,
                         const volatile sig_atomic_t *stop, qy_error_t *err)
 {
     int done = 0, left = 0;
     while (!done) {
-        QY_TRY(qy_dispatch_poll(dispatch, stop, &done, err));
-        if (!done && !left)
+        if (dispatch)
+            QY_TRY(qy_dispatch_poll(dispatch, stop, &done, err));
+        if (!left)
             QY_TRY(qy_server_poll(server, &left, err));
+        if (!dispatch)
+            done = left;
         if (!done)
             qy_server_wait(server, NAP_MS);
     }
     return QY_OK;
 }
 
+/* The transports of this process: between the coordinator and its own worker, and over MPI to the
+ * rest. */
+typedef struct {
+    qy_link_t *local_coordinator, *local_worker; /* rank 0 */
+    qy_link_t *mpi;
+    qy_pipe_t *pipe;
+} transports_t;
+
+static qy_status_t open_transports(transports_t *t, const door_t *door, qy_error_t *err)
+{
+    *t = (transports_t){0};
+    if (door->rank == 0)
+        QY_TRY(qy_link_pair(&t->local_coordinator, &t->local_worker, err));
+    if (!door->mpi)
+        return QY_OK;
+    QY_TRY(qy_link_mpi_create(&t->mpi, t->local_coordinator, err));
+    return qy_pipe_mpi_create(&t->pipe, err);
+}
+
+static void close_transports(transports_t *t)
+{
+    qy_pipe_destroy(&t->pipe);
+    qy_link_destroy(&t->mpi);
+    qy_link_destroy(&t->local_worker);
+    qy_link_destroy(&t->local_coordinator);
+}
+
 static qy_status_t work(const qy_plan_t *plan, door_t *door, qy_error_t *err)
 {
-    qy_link_t *coordinator_end = NULL, *worker_end = NULL;
+    transports_t t;
     qy_server_t *server = NULL;
     const qy_dispatch_hooks_t hooks = {.on_progress = show_progress,
                                        .on_phase = show_phase,
                                        .run_export = run_export,
                                        .context = door};
-    const qy_server_hooks_t server_hooks = {.stop = door->stop, .turn = take_turn, .context = door};
     qy_status_t status;
-    QY_TRY(qy_link_pair(&coordinator_end, &worker_end, err));
-    QY_TRY_GOTO(qy_dispatch_create(&door->dispatch, plan, coordinator_end, &hooks, err), destroy);
-    QY_TRY_GOTO(qy_server_create(&server, plan, worker_end, 0, &server_hooks, err), destroy);
+    QY_TRY_GOTO(open_transports(&t, door, err), close);
+    if (door->rank == 0)
+        QY_TRY_GOTO(qy_dispatch_create(&door->dispatch, plan, t.mpi ? t.mpi : t.local_coordinator,
+                                       &hooks, err),
+                    close);
+    const qy_server_hooks_t server_hooks = {.pipe = t.pipe,
+                                            .stop = door->stop,
+                                            .turn = door->rank == 0 ? take_turn : NULL,
+                                            .context = door};
+    QY_TRY_GOTO(qy_server_create(&server, plan, door->rank == 0 ? t.local_worker : t.mpi,
+                                 door->rank, &server_hooks, err),
+                close);
     status = loop(door->dispatch, server, door->stop, err);
-destroy:
+close:
     qy_server_destroy(&server);
     qy_dispatch_destroy(&door->dispatch);
-    qy_link_destroy(&worker_end);
-    qy_link_destroy(&coordinator_end);
+    close_transports(&t);
     qy_progress_end(&door->view);
     return status;
 }
 
 /* Everything that can be refused before anything is started. */
 static qy_status_t prepare(const char *job, const char *const *overrides, int n_overrides,
-                           qy_plan_t **plan, qy_error_t *err)
+                           int n_workers, qy_plan_t **plan, qy_error_t *err)
 {
     qy_spec_t *spec = malloc(sizeof *spec);
     if (!spec)
         return qy_fail(err, QY_ERR_MEMORY, "out of memory");
     qy_status_t status = qy_spec_read(spec, job, overrides, n_overrides, err);
     if (status == QY_OK)
-        status = qy_plan_make(plan, spec, 1, err);
+        status = qy_plan_make(plan, spec, n_workers, err);
     free(spec);
     return status;
 }
@@ -111,6 +151,61 @@ static qy_status_t enter(qy_plan_t *plan, qy_lock_t **lock, qy_error_t *err)
     QY_TRY(qy_store_prepare(plan, err));
     QY_TRY(qy_device_record(plan, QUARRY_VERSION, err));
     return qy_store_make_tokens(plan, err);
+}
+
+/* Rank 0: from the job file to a run directory that is ready. Exit code, 0 to go on. */
+static int open_run(const char *job, const char *const *overrides, int n_overrides,
+                    const door_t *door, qy_plan_t **plan, qy_lock_t **lock)
+{
+    qy_error_t err = {0};
+    if (prepare(job, overrides, n_overrides, door->n_ranks, plan, &err) != QY_OK)
+        return qy_door_error(&err, QY_EXIT_INPUT);
+    int fresh = !qy_file_exists((*plan)->spec.run_dir);
+    if (enter(*plan, lock, &err) == QY_OK)
+        return QY_EXIT_OK;
+    if (fresh) /* nothing was started: leave nothing behind */
+        qy_remove_tree((*plan)->spec.run_dir, NULL);
+    return qy_door_error(&err, QY_EXIT_INPUT);
+}
+
+/* The others: the plan that rank 0 has recorded. */
+static int join_run(const char *job, const char *const *overrides, int n_overrides,
+                    qy_plan_t **plan)
+{
+    qy_error_t err = {0};
+    qy_spec_t *spec = malloc(sizeof *spec);
+    qy_status_t status = spec ? qy_spec_read(spec, job, overrides, n_overrides, &err)
+                              : qy_fail(&err, QY_ERR_MEMORY, "out of memory");
+    if (status == QY_OK)
+        status = qy_plan_load(plan, spec->run_dir, &err);
+    free(spec);
+    return status == QY_OK ? QY_EXIT_OK : qy_door_error(&err, QY_EXIT_FAILED);
+}
+
+static int run_job(const char *job, const char *const *overrides, int n_overrides, door_t *door)
+{
+    qy_error_t err = {0};
+    qy_plan_t *plan = NULL;
+    qy_lock_t *lock = NULL;
+    int code = QY_EXIT_OK;
+    if (door->rank == 0)
+        code = open_run(job, overrides, n_overrides, door, &plan, &lock);
+    if (door->mpi)
+        code = qy_mpi_agree(code);
+    if (code == QY_EXIT_OK && door->rank > 0) {
+        code = join_run(job, overrides, n_overrides, &plan);
+        if (code != QY_EXIT_OK)
+            qy_mpi_abort(code); /* the others count on this rank */
+    }
+    if (code == QY_EXIT_OK && work(plan, door, &err) != QY_OK)
+        code = door->rank == 0 ? qy_door_error(&err, qy_door_exit(&err)) : qy_door_exit(&err);
+    else if (code == QY_EXIT_OK && door->rank == 0 && qy_print_results(plan, stdout, &err) != QY_OK)
+        code = qy_door_error(&err, QY_EXIT_FAILED);
+    if (door->mpi)
+        code = qy_mpi_agree(code);
+    qy_lock_release(&lock);
+    qy_plan_destroy(&plan);
+    return code;
 }
 
 int qy_cmd_run(int argc, char **argv)
@@ -132,25 +227,13 @@ int qy_cmd_run(int argc, char **argv)
         fprintf(stderr, "quarry run: one JOB.yaml is needed\n");
         return QY_EXIT_INPUT;
     }
+    door_t door = {.stop = qy_door_catch_stop(), .mpi = qy_mpi_launched(), .n_ranks = 1};
     qy_error_t err = {0};
-    qy_plan_t *plan = NULL;
-    qy_lock_t *lock = NULL;
-    if (prepare(job, overrides, n_overrides, &plan, &err) != QY_OK)
-        return qy_door_error(&err, QY_EXIT_INPUT);
-    door_t door = {.stop = qy_door_catch_stop()};
     qy_progress_init(&door.view, quiet);
-    int fresh = !qy_file_exists(plan->spec.run_dir);
-    code = QY_EXIT_OK;
-    if (enter(plan, &lock, &err) != QY_OK) {
-        code = qy_door_error(&err, QY_EXIT_INPUT);
-        if (fresh) /* nothing was started: leave nothing behind */
-            qy_remove_tree(plan->spec.run_dir, NULL);
-    } else if (work(plan, &door, &err) != QY_OK) {
-        code = qy_door_error(&err, qy_door_exit(&err));
-    } else if (qy_print_results(plan, stdout, &err) != QY_OK) {
-        code = qy_door_error(&err, QY_EXIT_FAILED);
-    }
-    qy_lock_release(&lock);
-    qy_plan_destroy(&plan);
+    if (door.mpi && qy_mpi_begin(&door.rank, &door.n_ranks, &err) != QY_OK)
+        return qy_door_error(&err, QY_EXIT_FAILED);
+    code = run_job(job, overrides, n_overrides, &door);
+    if (door.mpi)
+        qy_mpi_end();
     return code;
 }

@@ -67,6 +67,7 @@ qy_status_t qy_export_of_run(const qy_plan_t *plan, const char *format, const ch
                        .card = card,
                        .source = {.context = (void *)plan, .read_block = read_block},
                        .version = QUARRY_VERSION,
+                       .plan_hash = plan->hash,
                        .overwrite = overwrite != 0};
     status = qy_export_run(exporter, &job, dir, err);
     qy_model_close(&model);

@@ -1,0 +1,175 @@
+#include "coordinator/link_mpi.h"
+
+#include <mpi.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TAG_MESSAGE = 1 };
+
+/* One message on its way out; MPI reads the bytes until the request is done. */
+typedef struct sending {
+    MPI_Request request;
+    void *bytes;
+    struct sending *next;
+} sending_t;
+
+typedef struct {
+    qy_link_t link; /* first: the interface that callers hold */
+    MPI_Comm comm;
+    qy_link_t *local;
+    sending_t *sending;
+} link_mpi_t;
+
+int qy_mpi_launched(void)
+{
+    static const char *const marks[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"};
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
+        if (getenv(marks[i]))
+            return 1;
+    return 0;
+}
+
+static qy_status_t check(int code, const char *what, qy_error_t *err)
+{
+    char text[MPI_MAX_ERROR_STRING];
+    int length = 0;
+    if (code == MPI_SUCCESS)
+        return QY_OK;
+    MPI_Error_string(code, text, &length);
+    return qy_fail(err, QY_ERR_COMM, "%s: %.*s", what, length, text);
+}
+
+qy_status_t qy_mpi_begin(int *rank, int *n_ranks, qy_error_t *err)
+{
+    int provided;
+    /* The heartbeat's thread never calls MPI. */
+    QY_TRY(check(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided), "MPI_Init", err));
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    QY_TRY(check(MPI_Comm_rank(MPI_COMM_WORLD, rank), "MPI_Comm_rank", err));
+    return check(MPI_Comm_size(MPI_COMM_WORLD, n_ranks), "MPI_Comm_size", err);
+}
+
+void qy_mpi_end(void)
+{
+    MPI_Finalize();
+}
+
+void qy_mpi_abort(int code)
+{
+    MPI_Abort(MPI_COMM_WORLD, code);
+}
+
+int qy_mpi_agree(int code)
+{
+    MPI_Bcast(&code, 1, MPI_INT, 0, MPI_COMM_WORLD);
+    return code;
+}
+
+/* Frees what has gone out; counts what has not. */
+static qy_status_t reap(link_mpi_t *l, int *left, qy_error_t *err)
+{
+    *left = 0;
+    for (sending_t **at = &l->sending; *at;) {
+        sending_t *s = *at;
+        int done = 0;
+        QY_TRY(check(MPI_Test(&s->request, &done, MPI_STATUS_IGNORE), "MPI_Test", err));
+        if (done) {
+            *at = s->next;
+            free(s->bytes);
+            free(s);
+        } else {
+            ++*left;
+            at = &s->next;
+        }
+    }
+    return QY_OK;
+}
+
+static qy_status_t send(qy_link_t *link, int peer, const void *bytes, size_t n, qy_error_t *err)
+{
+    link_mpi_t *l = (link_mpi_t *)link;
+    if (peer < 0 || peer >= link->n_peers)
+        return qy_fail(err, QY_ERR_COMM, "message for peer %d of %d", peer, link->n_peers);
+    if (l->local && peer == 0)
+        return l->local->send(l->local, 0, bytes, n, err);
+    sending_t *s = calloc(1, sizeof *s);
+    void *copy = malloc(n);
+    if (!s || !copy) {
+        free(s);
+        free(copy);
+        return qy_fail(err, QY_ERR_MEMORY, "message of %zu bytes: out of host memory", n);
+    }
+    memcpy(copy, bytes, n);
+    *s = (sending_t){.bytes = copy, .next = l->sending};
+    l->sending = s;
+    return check(MPI_Isend(copy, (int)n, MPI_BYTE, peer, TAG_MESSAGE, l->comm, &s->request),
+                 "MPI_Isend", err);
+}
+
+static qy_status_t poll_mpi(link_mpi_t *l, int *peer, void **bytes, size_t *n, qy_error_t *err)
+{
+    MPI_Message message;
+    MPI_Status status;
+    int there = 0, count = 0, left;
+    QY_TRY(reap(l, &left, err));
+    QY_TRY(check(MPI_Improbe(MPI_ANY_SOURCE, TAG_MESSAGE, l->comm, &there, &message, &status),
+                 "MPI_Improbe", err));
+    if (!there)
+        return QY_OK;
+    MPI_Get_count(&status, MPI_BYTE, &count);
+    void *buffer = malloc(count > 0 ? (size_t)count : 1);
+    if (!buffer)
+        return qy_fail(err, QY_ERR_MEMORY, "message of %d bytes: out of host memory", count);
+    qy_status_t result =
+        check(MPI_Mrecv(buffer, count, MPI_BYTE, &message, &status), "MPI_Mrecv", err);
+    if (result != QY_OK) {
+        free(buffer);
+        return result;
+    }
+    *peer = status.MPI_SOURCE;
+    *bytes = buffer;
+    *n = (size_t)count;
+    return QY_OK;
+}
+
+static qy_status_t poll(qy_link_t *link, int *peer, void **bytes, size_t *n, qy_error_t *err)
+{
+    link_mpi_t *l = (link_mpi_t *)link;
+    *bytes = NULL;
+    if (l->local) {
+        QY_TRY(l->local->poll(l->local, peer, bytes, n, err));
+        *peer = 0;
+        if (*bytes)
+            return QY_OK;
+    }
+    return poll_mpi(l, peer, bytes, n, err);
+}
+
+/* Waits for what is on its way: the last message is the one that lets workers go. */
+static void destroy(qy_link_t *link)
+{
+    link_mpi_t *l = (link_mpi_t *)link;
+    int left = 1;
+    while (left > 0 && reap(l, &left, NULL) == QY_OK)
+        ;
+    MPI_Comm_free(&l->comm);
+    free(l);
+}
+
+qy_status_t qy_link_mpi_create(qy_link_t **out, qy_link_t *local, qy_error_t *err)
+{
+    link_mpi_t *l = calloc(1, sizeof *l);
+    if (!l)
+        return qy_fail(err, QY_ERR_MEMORY, "link: out of host memory");
+    l->link = (qy_link_t){.send = send, .poll = poll, .destroy = destroy, .n_peers = 1};
+    l->local = local;
+    qy_status_t status = check(MPI_Comm_dup(MPI_COMM_WORLD, &l->comm), "MPI_Comm_dup", err);
+    if (status == QY_OK && local)
+        status = check(MPI_Comm_size(l->comm, &l->link.n_peers), "MPI_Comm_size", err);
+    if (status != QY_OK) {
+        free(l);
+        return status;
+    }
+    *out = &l->link;
+    return QY_OK;
+}

@@ -1,0 +1,28 @@
+/*
+ * The link between coordinator and workers over MPI: nonblocking, on a communicator of its own.
+ * Rank 0 is coordinator and worker; its own worker is reached by a link inside the process.
+ */
+#ifndef QY_COORDINATOR_LINK_MPI_H
+#define QY_COORDINATOR_LINK_MPI_H
+
+#include "jobs/link.h"
+
+/* 1 where this process was started by an MPI launcher (mpirun, srun --mpi=pmix); asks the
+ * environment. */
+int qy_mpi_launched(void);
+
+/* MPI_Init and the number of this process. With one process all links still work. */
+qy_status_t qy_mpi_begin(int *rank, int *n_ranks, qy_error_t *err);
+/* Everybody is done. */
+void qy_mpi_end(void);
+/* Ends all ranks of the launch at once; for failures in the midst of something that all do
+ * together. */
+void qy_mpi_abort(int code);
+
+/* A failure of rank 0 before the run begins, told to all: every rank returns rank 0's code. */
+int qy_mpi_agree(int code);
+
+/* local: on rank 0 the coordinator's end of a link to its own worker (borrowed), else NULL. */
+qy_status_t qy_link_mpi_create(qy_link_t **out, qy_link_t *local, qy_error_t *err);
+
+#endif

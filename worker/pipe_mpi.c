@@ -1,0 +1,172 @@
+#include "worker/pipe_mpi.h"
+
+#include <mpi.h>
+#include <stdlib.h>
+#include <time.h>
+
+enum { TAG_TENSOR = 1 };
+
+/* Sends that may be under way at once: a rank is at most its micro-batches ahead of its neighbour.
+ */
+enum { N_BUFFERS = 64 };
+
+typedef struct {
+    MPI_Request request;
+    void *bytes;
+    size_t capacity;
+    int busy;
+} buffer_t;
+
+typedef struct {
+    qy_pipe_t pipe; /* first: the interface that callers hold */
+    MPI_Comm comm;
+    buffer_t out[N_BUFFERS];
+    buffer_t in;
+} pipe_mpi_t;
+
+static qy_status_t check(int code, const char *what, qy_error_t *err)
+{
+    char text[MPI_MAX_ERROR_STRING];
+    int length = 0;
+    if (code == MPI_SUCCESS)
+        return QY_OK;
+    MPI_Error_string(code, text, &length);
+    return qy_fail(err, QY_ERR_COMM, "%s: %.*s", what, length, text);
+}
+
+/* MPI_Wait spins; a rank that waits for its neighbour leaves its core to others instead. */
+static qy_status_t wait_for(MPI_Request *request, qy_error_t *err)
+{
+    int done = 0;
+    for (int turns = 0; !done; turns++) {
+        QY_TRY(check(MPI_Test(request, &done, MPI_STATUS_IGNORE), "MPI_Test", err));
+        if (!done && turns > 100)
+            nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+    }
+    return QY_OK;
+}
+
+static qy_status_t reserve(buffer_t *b, size_t bytes, qy_error_t *err)
+{
+    if (b->capacity >= bytes)
+        return QY_OK;
+    void *larger = realloc(b->bytes, bytes);
+    if (!larger)
+        return qy_fail(err, QY_ERR_MEMORY, "pipe: %zu bytes of host memory", bytes);
+    b->bytes = larger;
+    b->capacity = bytes;
+    return QY_OK;
+}
+
+/* A buffer whose last send is through; waits for the first where all are busy. */
+static qy_status_t free_buffer(pipe_mpi_t *p, buffer_t **out, qy_error_t *err)
+{
+    for (int i = 0; i < N_BUFFERS; i++) {
+        int done = 1;
+        if (p->out[i].busy)
+            QY_TRY(check(MPI_Test(&p->out[i].request, &done, MPI_STATUS_IGNORE), "MPI_Test", err));
+        if (done) {
+            *out = &p->out[i];
+            return QY_OK;
+        }
+    }
+    *out = &p->out[0];
+    return wait_for(&p->out[0].request, err);
+}
+
+static qy_status_t send(qy_pipe_t *pipe, const qy_device_t *dev, int to, const qy_tensor_t *t,
+                        qy_error_t *err)
+{
+    pipe_mpi_t *p = (pipe_mpi_t *)pipe;
+    buffer_t *b;
+    size_t bytes = qy_tensor_bytes(t);
+    QY_TRY(free_buffer(p, &b, err));
+    QY_TRY(reserve(b, bytes, err));
+    QY_TRY(qy_device_download(dev, b->bytes, t->data, bytes, err));
+    b->busy = 1;
+    return check(MPI_Isend(b->bytes, (int)bytes, MPI_BYTE, to, TAG_TENSOR, p->comm, &b->request),
+                 "MPI_Isend", err);
+}
+
+static qy_status_t receive(qy_pipe_t *pipe, const qy_device_t *dev, int from, qy_tensor_t *t,
+                           qy_error_t *err)
+{
+    pipe_mpi_t *p = (pipe_mpi_t *)pipe;
+    size_t bytes = qy_tensor_bytes(t);
+    QY_TRY(qy_device_wait(dev, err)); /* the last upload out of the buffer is through */
+    QY_TRY(reserve(&p->in, bytes, err));
+    QY_TRY(check(
+        MPI_Irecv(p->in.bytes, (int)bytes, MPI_BYTE, from, TAG_TENSOR, p->comm, &p->in.request),
+        "MPI_Irecv", err));
+    QY_TRY(wait_for(&p->in.request, err));
+    return qy_device_upload(dev, t->data, p->in.bytes, bytes, err);
+}
+
+static qy_status_t gather(qy_pipe_t *pipe, const float *mine, float *all, const int *counts,
+                          qy_error_t *err)
+{
+    pipe_mpi_t *p = (pipe_mpi_t *)pipe;
+    MPI_Request request;
+    int *starts = malloc((size_t)pipe->n_ranks * sizeof *starts), at = 0;
+    if (!starts)
+        return qy_fail(err, QY_ERR_MEMORY, "pipe: out of host memory");
+    for (int r = 0; r < pipe->n_ranks; r++) {
+        starts[r] = at;
+        at += counts[r];
+    }
+    qy_status_t status = check(MPI_Igatherv(mine, counts[pipe->rank], MPI_FLOAT, all, counts,
+                                            starts, MPI_FLOAT, 0, p->comm, &request),
+                               "MPI_Igatherv", err);
+    if (status == QY_OK)
+        status = wait_for(&request, err);
+    free(starts);
+    return status;
+}
+
+static qy_status_t spread(qy_pipe_t *pipe, float *numbers, int n, qy_error_t *err)
+{
+    pipe_mpi_t *p = (pipe_mpi_t *)pipe;
+    MPI_Request request;
+    QY_TRY(check(MPI_Ibcast(numbers, n, MPI_FLOAT, 0, p->comm, &request), "MPI_Ibcast", err));
+    return wait_for(&request, err);
+}
+
+static void destroy(qy_pipe_t *pipe)
+{
+    pipe_mpi_t *p = (pipe_mpi_t *)pipe;
+    for (int i = 0; i < N_BUFFERS; i++) {
+        if (p->out[i].busy)
+            wait_for(&p->out[i].request, NULL);
+        free(p->out[i].bytes);
+    }
+    free(p->in.bytes);
+    MPI_Comm_free(&p->comm);
+    free(p);
+}
+
+qy_status_t qy_pipe_mpi_create(qy_pipe_t **out, qy_error_t *err)
+{
+    pipe_mpi_t *p = calloc(1, sizeof *p);
+    if (!p)
+        return qy_fail(err, QY_ERR_MEMORY, "pipe: out of host memory");
+    p->pipe = (qy_pipe_t){
+        .send = send, .receive = receive, .gather = gather, .spread = spread, .destroy = destroy};
+    qy_status_t status = check(MPI_Comm_dup(MPI_COMM_WORLD, &p->comm), "MPI_Comm_dup", err);
+    if (status == QY_OK)
+        status = check(MPI_Comm_rank(p->comm, &p->pipe.rank), "MPI_Comm_rank", err);
+    if (status == QY_OK)
+        status = check(MPI_Comm_size(p->comm, &p->pipe.n_ranks), "MPI_Comm_size", err);
+    if (status != QY_OK) {
+        free(p);
+        return status;
+    }
+    *out = &p->pipe;
+    return QY_OK;
+}
+
+void qy_pipe_destroy(qy_pipe_t **pipe)
+{
+    if (*pipe)
+        (*pipe)->destroy(*pipe);
+    *pipe = NULL;
+}
