@@ -59,20 +59,15 @@ void qy_dispatch_peer_name(const qy_dispatch_t *d, int peer, char out[128])
 qy_status_t qy_dispatch_retire(qy_dispatch_t *d, int peer, const qy_error_t *reason,
                                qy_error_t *err)
 {
-    qy_error_t first = *reason; /* reason may lie in *err */
-    QY_TRY(log_failure(d, peer, &first, err));
+    QY_TRY(log_failure(d, peer, reason, err));
     if (d->schedule)
         QY_TRY(qy_schedule_event(
             d->schedule,
-            &(qy_event_t){.kind = QY_EVENT_WORKER_LOST, .worker = peer, .error = first}, err));
+            &(qy_event_t){.kind = QY_EVENT_WORKER_LOST, .worker = peer, .error = *reason}, err));
     d->peer[peer].retired = true;
-    d->peer[peer].reason = first;
+    d->peer[peer].reason = *reason;
     qy_dispatch_send(d, peer, QY_MSG_STOP, NULL, 0, NULL); /* where it still listens */
-    if (!d->called)
-        return QY_OK;
-    if (err)
-        *err = first;
-    return first.status;
+    return QY_OK;
 }
 
 /* why->text says what did not fit; harmless: the worker's task is not touched by it. */

@@ -589,6 +589,8 @@ static void test_stop(void **state)
 
 static bool stopped_by_signal(world_t *w, int peer, const qy_task_t *task)
 {
+    if (w->played > 0)
+        return false;
     fail_task(w, peer, task, QY_ERR_STOPPED, "stopped on request");
     return true;
 }
@@ -606,6 +608,8 @@ static void test_worker_stopped(void **state)
     w.trick = stopped_by_signal;
     say_hello_all(&w);
     assert_int_equal(drive(&w, &done, &err), QY_ERR_STOPPED);
+    assert_string_equal(err.text,
+                        "stopped on request"); /* at once, not as a failed task in the end */
     assert_true(w.told_to_leave[0] && w.told_to_leave[1]);
     end(&w);
     fake_run_destroy(&run);
@@ -793,14 +797,18 @@ static void test_nonsense_without_task(void **state)
     fake_run_destroy(&run);
 }
 
-/* A result that comes twice is refused, and changes nothing. */
+/* A result that comes twice is refused, and changes nothing: neither when the worker has nothing to
+ * do nor when it has another task by now. */
 static bool say_twice(world_t *w, int peer, const qy_task_t *task)
 {
-    if (task->kind != QY_TASK_CAPTURE || task->id != 2)
+    if (task->kind != QY_TASK_CAPTURE || task->id < 2 || task->id > 3)
         return false;
+    const qy_result_t again = {.task_id = 2, .kind = task->kind};
+    if (task->id == 3)
+        fake_say_result(w->link, peer, QY_MSG_RESULT, &again);
     fake_do_task(w->run, w->link, peer, task);
-    fake_say_result(w->link, peer, QY_MSG_RESULT,
-                    &(qy_result_t){.task_id = task->id, .kind = task->kind});
+    if (task->id == 2)
+        fake_say_result(w->link, peer, QY_MSG_RESULT, &again);
     return true;
 }
 
@@ -814,10 +822,10 @@ static void test_duplicates(void **state)
     w.trick = say_twice;
     say_hello_all(&w);
     drive_to_end(&w);
-    assert_int_equal(w.played, 1);
+    assert_int_equal(w.played, 2);
     assert_int_equal(w.n_tasks[QY_TASK_CAPTURE], 8);
     end(&w);
-    assert_int_equal(count_entries(&run, QY_LEDGER_FAILED, "a result for task 2"), 1);
+    assert_int_equal(count_entries(&run, QY_LEDGER_FAILED, "a result for task 2"), 2);
     fake_run_destroy(&run);
 }
 
@@ -870,6 +878,10 @@ static void test_wrong_plan(void **state)
     begin(&w, &run, 2);
     fake_say_hello(w.link, 0, "0123456789abcdef");
     fake_say_hello(w.link, 1, run.plan->hash);
+    w.turns_left = 2;
+    assert_int_equal(drive(&w, &done, &err), QY_OK);
+    assert_true(w.told_to_leave[0] && !w.told_to_leave[1]); /* at once */
+    w.turns_left = -1;
     drive_to_end(&w);
     end(&w);
     fake_run_destroy(&run);
