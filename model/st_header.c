@@ -60,24 +60,23 @@ static qy_status_t read_shape(qy_st_entry_t *entry, uint64_t *bytes, const char 
         return qy_fail(err, QY_ERR_FORMAT, "%s: %zu dimensions, at most %zu expected", where,
                        n_dims, max_dims);
     uint64_t total = (uint64_t)bits;
-    bool empty = false, overflow = false;
+    bool overflow = false;
     for (size_t i = 0; i < n_dims; i++) {
         const json_t *size = json_array_get(shape, i);
         if (!json_is_integer(size) || json_integer_value(size) < 0)
             return qy_fail(err, QY_ERR_FORMAT, "%s: dimension %zu is not a size", where, i);
         uint64_t d = (uint64_t)json_integer_value(size);
         entry->shape[i] = (int64_t)d;
-        empty |= d == 0;
         overflow |= d != 0 && total > (uint64_t)INT64_MAX / d;
         total *= d;
     }
     if (overflow)
         return qy_fail(err, QY_ERR_FORMAT, "%s: its sizes multiply to more than 2^63 bits", where);
-    if (!empty && total % 8 != 0)
+    if (total % 8 != 0)
         return qy_fail(err, QY_ERR_FORMAT, "%s: %llu bits are not whole bytes", where,
                        (unsigned long long)total);
     entry->n_dims = (int)n_dims;
-    *bytes = empty ? 0 : total / 8;
+    *bytes = total / 8;
     return QY_OK;
 }
 

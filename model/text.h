@@ -1,6 +1,7 @@
 /*
- * Texts into token ids: .txt (one document), .jsonl (a document a line, key "text"), .npy (token ids,
- * samples × length, already cut). And the windows that calibration and evaluation take of them.
+ * Texts into token ids: .txt (one document), .jsonl (a document a line, key "text"), .npy (token
+ * ids, samples × length, already cut). And the windows that calibration and evaluation take of
+ * them.
  */
 #ifndef QY_MODEL_TEXT_H
 #define QY_MODEL_TEXT_H
@@ -18,8 +19,8 @@ typedef struct {
 } qy_text_t;
 
 typedef enum {
-    QY_TEXT_JOIN,      /* documents joined by a blank line, tokenized as one stream */
-    QY_TEXT_DOCUMENTS  /* each document tokenized on its own, with the post-processor's prefix */
+    QY_TEXT_JOIN,     /* documents joined by a blank line, tokenized as one stream */
+    QY_TEXT_DOCUMENTS /* each document tokenized on its own, with the post-processor's prefix */
 } qy_text_mode_t;
 
 /* IO, FORMAT (with line number for .jsonl), UNSUPPORTED suffix. */
@@ -30,13 +31,14 @@ void qy_text_free(qy_text_t *text);
 typedef enum { QY_SAMPLING_STREAM, QY_SAMPLING_DOCUMENTS } qy_sampling_t;
 
 /*
- * n windows of length tokens, (n, length) i32, the caller frees *out.
- * stream     the first 90 % of the L tokens for training, the last 10 % for validation (held_out);
- *            window i starts at ⌊u (L' − length)/2^64⌋ of its part, u = qy_random_u64(seed, phase, i, 0)
- * documents  draws documents with replacement from the first 90 % of them (held_out: the last 10 %),
- *            skips those with ≤ length tokens, takes a uniform window; FORMAT where none is longer
- * .npy       row i of the file (n rows must be there; held_out: the last rows, not overlapping n_train)
- * FORMAT where the text is shorter than one window, with both lengths.
+ * n windows of length tokens, (n, length) i32, the caller frees *out. The first ⌊9/10⌋ of the
+ * tokens or documents are for training, the rest (held_out) for validation only. stream     window
+ * i starts at ⌊u (L' − length)/2^64⌋ of its part, which has L' tokens, u = qy_random_u64(seed,
+ * phase, i, 0) documents  window i is of a document drawn with replacement from those of its part
+ * with more than length tokens (stream 0), and starts uniformly in it (stream 1); FORMAT where none
+ * is longer .npy       row i of the file, which must have length tokens; held_out: of its last n
+ * rows. That they do not overlap the others is the caller's to see to (n_documents) FORMAT where
+ * the text is shorter than one window, with both lengths.
  */
 qy_status_t qy_text_windows(int32_t **out, const qy_text_t *text, qy_sampling_t sampling, int64_t n,
                             int64_t length, bool held_out, uint32_t seed, qy_phase_t phase,

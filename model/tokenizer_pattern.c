@@ -37,29 +37,33 @@ static qy_status_t fail_pattern(const char *where, const char *pattern, const ch
 
 /* --- where Oniguruma's Ruby syntax and PCRE2 differ --- */
 
-/* Inside a class: its nesting and its &&. Returns what is wrong, or NULL with *at behind the class.
- */
+/* Behind a backslash: \h is a hexadecimal digit there, and words have other characters. */
+static const char *check_escape(char c)
+{
+    if (c == 'h' || c == 'H')
+        return "\\h is not supported";
+    if (c == 'K')
+        return "\\K is not supported";
+    return c && strchr("wWbB", c) ? "\\w and \\b are not supported" : NULL;
+}
+
+/* At "[": nesting, &&, and what [:alpha:] and the like hold. Moves *at to the closing "]". */
 static const char *check_class(const char *p, size_t *at)
 {
+    const char *wrong = NULL;
     size_t i = *at + 1;
     i += p[i] == '^';
     i += p[i] == ']';
-    for (; p[i] && p[i] != ']'; i++) {
-        if (p[i] == '[' && p[i + 1] != ':')
-            return "a class inside a class is not supported";
-        if (p[i] == '&' && p[i + 1] == '&')
-            return "an intersection of classes is not supported";
-        if (p[i] == '\\' && (p[i + 1] == 'h' || p[i + 1] == 'H'))
-            return "\\h is not supported";
+    for (; p[i] && p[i] != ']' && !wrong; i++) {
         if (p[i] == '[')
-            i += strcspn(p + i, "]");
+            wrong = "a class inside a class is not supported";
+        else if (p[i] == '&' && p[i + 1] == '&')
+            wrong = "an intersection of classes is not supported";
         else if (p[i] == '\\' && p[i + 1])
-            i++;
-        if (!p[i])
-            break;
+            wrong = check_escape(p[++i]);
     }
     *at = i;
-    return NULL;
+    return wrong;
 }
 
 /* Behind "(?": options other than i mean other things, or nothing, in the other syntax. */
@@ -84,23 +88,19 @@ static const char *find_difference(const char *p)
 {
     const char *wrong = NULL;
     for (size_t i = 0; p[i] && !wrong; i++) {
-        if (p[i] == '\\' && (p[i + 1] == 'h' || p[i + 1] == 'H')) {
-            wrong = "\\h is not supported";
-        } else if (p[i] == '\\' && p[i + 1]) {
-            i++;
-            if ((p[i] == 'p' || p[i] == 'P' || p[i] == 'x') && p[i + 1] == '{')
+        if (p[i] == '\\' && p[i + 1]) {
+            wrong = check_escape(p[++i]);
+            if (strchr("pPx", p[i]) && p[i + 1] == '{') /* \p{L}: no repetition */
                 i += strcspn(p + i, "}");
-            if (!p[i])
-                break;
         } else if (p[i] == '[') {
             wrong = check_class(p, &i);
-            if (!p[i])
-                break;
         } else if (p[i] == '(' && p[i + 1] == '?') {
             wrong = check_group(p + i + 2);
         } else if (p[i] == '{') {
             wrong = check_counts(p + i);
         }
+        if (!p[i])
+            break;
     }
     return wrong;
 }
@@ -194,28 +194,31 @@ void qy_pattern_run_destroy(qy_pattern_run_t **run)
 }
 
 qy_status_t qy_pattern_next(const qy_pattern_t *pattern, qy_pattern_run_t *run, const char *text,
-                            size_t bytes, size_t at, size_t *begin, size_t *end, qy_error_t *err)
+                            size_t bytes, size_t last, bool *found, size_t *begin, size_t *end,
+                            qy_error_t *err)
 {
-    while (at < bytes) {
-        int found = pcre2_match(pattern->code, (PCRE2_SPTR)text, bytes, at, PCRE2_NO_UTF_CHECK,
-                                run->data, run->context);
-        if (found == PCRE2_ERROR_NOMATCH)
-            break;
-        if (found < 0) {
+    *found = false;
+    for (size_t at = last; at <= bytes; at += at < bytes ? qy_utf8_length(text + at) : 1) {
+        int result = pcre2_match(pattern->code, (PCRE2_SPTR)text, bytes, at, PCRE2_NO_UTF_CHECK,
+                                 run->data, run->context);
+        if (result == PCRE2_ERROR_NOMATCH)
+            return QY_OK;
+        if (result < 0) {
             char why[128];
-            pcre2_get_error_message(found, (PCRE2_UCHAR *)why, sizeof why);
+            pcre2_get_error_message(result, (PCRE2_UCHAR *)why, sizeof why);
             return qy_fail(err, QY_ERR_FORMAT, "pattern \"%.200s\" at byte %zu of a text: %s",
                            pattern->text, at, why);
         }
         const PCRE2_SIZE *range = pcre2_get_ovector_pointer(run->data);
-        if (range[1] > range[0] && range[0] >= at) {
+        if (range[0] < at || range[1] < range[0])
+            return qy_fail(err, QY_ERR_UNSUPPORTED, "pattern \"%.200s\" matches backwards",
+                           pattern->text);
+        if (range[1] > range[0] || range[1] != last) {
             *begin = range[0];
             *end = range[1];
+            *found = true;
             return QY_OK;
         }
-        at = range[0] < at ? at : range[0]; /* an empty match, or one that \K moved */
-        at += at < bytes ? qy_utf8_length(text + at) : 0;
     }
-    *begin = *end = bytes;
     return QY_OK;
 }

@@ -1,6 +1,8 @@
 /*
  * A pattern of a tokenizer.json, run by PCRE2 under limits. The file's patterns are written for
- * Oniguruma: what the two read differently is refused, with the pattern, and not guessed.
+ * Oniguruma: what the two read differently is refused, with the pattern, and not guessed. What
+ * remains: \s matches U+180E here, and characters newer than a library's Unicode are of no
+ * category.
  */
 #ifndef QY_MODEL_TOKENIZER_PATTERN_H
 #define QY_MODEL_TOKENIZER_PATTERN_H
@@ -24,10 +26,12 @@ qy_status_t qy_pattern_run_create(qy_pattern_run_t **out, qy_error_t *err);
 void qy_pattern_run_destroy(qy_pattern_run_t **run);
 
 /*
- * The next non-empty match of text[0…bytes) at or after `at`: [*begin, *end), both = bytes where
- * there is none. text is well-formed UTF-8. FORMAT where a limit is reached.
+ * The next match of text[0…bytes), which is well-formed UTF-8, at or after `last`, where the one
+ * before ended. *begin = *end is possible, but not at `last`: so Oniguruma's iterator goes on.
+ * *found is false where there is none. FORMAT where a limit is reached.
  */
 qy_status_t qy_pattern_next(const qy_pattern_t *pattern, qy_pattern_run_t *run, const char *text,
-                            size_t bytes, size_t at, size_t *begin, size_t *end, qy_error_t *err);
+                            size_t bytes, size_t last, bool *found, size_t *begin, size_t *end,
+                            qy_error_t *err);
 
 #endif

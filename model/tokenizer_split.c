@@ -224,6 +224,7 @@ void qy_split_run_destroy(qy_split_run_t **run)
     *run = NULL;
 }
 
+/* bytes > 0 */
 static qy_status_t run_stage(qy_split_run_t *run, int stage, const char *text, size_t bytes,
                              qy_error_t *err);
 
@@ -246,7 +247,7 @@ static qy_status_t make_room(qy_split_run_t *run, int stage, size_t bytes, char 
 static qy_status_t add_prefix_space(qy_split_run_t *run, int stage, const char *text, size_t bytes,
                                     qy_error_t *err)
 {
-    if (bytes == 0 || text[0] == ' ')
+    if (text[0] == ' ')
         return run_stage(run, stage + 1, text, bytes, err);
     char *copy;
     QY_TRY(make_room(run, stage, bytes + 1, &copy, err));
@@ -304,12 +305,19 @@ static bool joins(behavior_t behavior, const pending_t *pending, bool is_match)
     }
 }
 
+/* A piece goes on to the next stage, unless a match without length is all that it is. */
+static qy_status_t emit(qy_split_run_t *run, int stage, const char *text, const pending_t *piece,
+                        qy_error_t *err)
+{
+    if (!piece->some || piece->begin == piece->end)
+        return QY_OK;
+    return run_stage(run, stage + 1, text + piece->begin, piece->end - piece->begin, err);
+}
+
 static qy_status_t take_range(qy_split_run_t *run, int stage, const char *text, pending_t *pending,
                               size_t begin, size_t end, bool is_match, qy_error_t *err)
 {
     behavior_t behavior = run->split->stages[stage].behavior;
-    if (begin == end)
-        return QY_OK;
     if (joins(behavior, pending, is_match)) {
         pending->end = end;
         pending->is_match = is_match;
@@ -320,8 +328,7 @@ static qy_status_t take_range(qy_split_run_t *run, int stage, const char *text, 
                            .end = end,
                            .some = !(behavior == BEHAVIOR_REMOVED && is_match),
                            .is_match = is_match};
-    return last.some ? run_stage(run, stage + 1, text + last.begin, last.end - last.begin, err)
-                     : QY_OK;
+    return emit(run, stage, text, &last, err);
 }
 
 static qy_status_t cut(qy_split_run_t *run, int stage, const char *text, size_t bytes,
@@ -329,14 +336,18 @@ static qy_status_t cut(qy_split_run_t *run, int stage, const char *text, size_t 
 {
     const stage_t *s = &run->split->stages[stage];
     pending_t pending = {0};
-    for (size_t at = 0, begin, end; at < bytes; at = end) {
-        QY_TRY(qy_pattern_next(s->pattern, run->patterns, text, bytes, at, &begin, &end, err));
-        QY_TRY(take_range(run, stage, text, &pending, at, begin, s->invert, err));
-        QY_TRY(take_range(run, stage, text, &pending, begin, end, !s->invert, err));
+    size_t last = 0;
+    for (bool found = true; found;) {
+        size_t begin = bytes, end = bytes;
+        QY_TRY(qy_pattern_next(s->pattern, run->patterns, text, bytes, last, &found, &begin, &end,
+                               err));
+        if (begin > last)
+            QY_TRY(take_range(run, stage, text, &pending, last, begin, s->invert, err));
+        if (found)
+            QY_TRY(take_range(run, stage, text, &pending, begin, end, !s->invert, err));
+        last = end;
     }
-    return pending.some
-               ? run_stage(run, stage + 1, text + pending.begin, pending.end - pending.begin, err)
-               : QY_OK;
+    return emit(run, stage, text, &pending, err);
 }
 
 static qy_status_t run_stage(qy_split_run_t *run, int stage, const char *text, size_t bytes,
@@ -359,5 +370,5 @@ qy_status_t qy_split_words(qy_split_run_t *run, const char *text, size_t bytes, 
 {
     run->fn = fn;
     run->context = context;
-    return run_stage(run, 0, text, bytes, err);
+    return bytes ? run_stage(run, 0, text, bytes, err) : QY_OK;
 }

@@ -11,6 +11,7 @@ models/NAME/golden/     model.safetensors, all computed in f64 from the stored w
     dhidden.B                 the gradient of the loss with respect to hidden.B
     grad.PARAMETER            its gradient with respect to a parameter (only models with GRADIENTS); a tied head's is in the embedding's
 tokenizers/texts.json   {"texts": [...], "invalid": [hex of bytes that are not UTF-8]}
+tokenizers/splits.json  the pieces that pre-tokenizers alone make of texts
 tokenizers/NAME/        tokenizer.json, or vocab.json + merges.txt, and golden.json: {"size", "prefix", "ids": one list a text, "invalid": likewise}
 """
 import json, math, random, shutil, sys
@@ -184,11 +185,11 @@ TEXTS = [
     "😀", "👩‍👩‍👧‍👦 family", "🇺🇸🇩🇪", "👍🏽 ok", "a😀b 😀😀", "\u200b\u200d\ufeff", "\u00a0nbsp\u00a0", "\u2003em\u2003space", "\u3000全角\u3000", "a\u0085b\u2028c\u2029d", "\u00ad", "\ufffd",
     "\x00", "a\x00b", "\x01\x02\x1f\x7f", "\U0010ffff", "\U000e0041", "_snake_case_ camelCase", "—–-‐", "“quotes” ‘single’ «guillemets»",
     "<s>", "</s>", "<s></s>", "text<s>text", "text </s> text", "<s> In the beginning</s>\n", "<s", "<|begin_of_text|>", "a<|begin_of_text|>b<|end|>", "  <mask>  x", "x <mask>", "<mask><mask>",
-    "<tool> and <tool_call>x</tool_call>", "<tool_cal", "caf\u00e9tok cafe\u0301tok", "<0x41> <0xFF>",
+    "<tool> and <tool_call>x</tool_call>", "<tool_cal", "x <|end|>  y<|end|>\n\n z<|end|>", "caf\u00e9tok cafe\u0301tok", "<0x41> <0xFF>",
     "thethethethe the the", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "the " * 40, " " * 70, "\n" * 40, "-" * 80, "LORD of hosts " * 6, "ab" * 60,
     "And the LORD God said unto the serpent, Because thou hast done this, thou art cursed above all cattle, and above every beast of the field;\n\nupon thy belly shalt thou go",
 ]
-INVALID = ["ff", "61ff62", "c3", "61c3", "e282", "e28261", "f09f98", "f09f9820", "c080", "e08080", "eda080", "f4908080", "f8888080", "80", "8080", "61e2c3a9", "efbfbd80", "f09f98c3a962"]
+INVALID = ["ff", "61ff62", "c3", "61c3", "e282", "e28261", "f09f98", "f09f9820", "c080", "e08080", "eda080", "f4908080", "f8888080", "f0808080", "f08f8080", "80", "8080", "61e2c3a9", "efbfbd80", "f09f98c3a962"]
 
 
 def fuzz_texts(n):
@@ -233,8 +234,8 @@ def tokenizers():
 
     prefix = trained(p.ByteLevel(add_prefix_space=True, use_regex=True), 420, ["<s>", "</s>"])
     prefix.add_special_tokens([added("<mask>", lstrip=True), added("<|end|>", rstrip=True)])
-    prefix.add_tokens([added("<tool>", special=False), added("<tool_call>", special=False, normalized=True), added("the the", special=False)])
-    prefix.post_processor = template("</s>", 1)
+    prefix.add_tokens([added("<tool>", special=False), added("<tool_call>", special=False, normalized=True), added("<tool_", special=False, normalized=True), added("the the", special=False)])
+    prefix.post_processor = processors.TemplateProcessing(single="</s> $A <s>", pair="</s> $A $B", special_tokens=[("</s>", 1), ("<s>", 0)])
     yield "prefix-space", prefix
 
     llama3 = trained(p.Sequence([p.Split(Regex(L3), "isolated"), p.ByteLevel(add_prefix_space=False, use_regex=False)]), 460, [], ignore_merges=True)
@@ -247,7 +248,7 @@ def tokenizers():
     yield "llama3", llama3
 
     qwen = trained(p.Sequence([p.Split(Regex(QWEN), "isolated"), p.ByteLevel(add_prefix_space=False, use_regex=False)]), 420, [], normalizers.NFC())
-    qwen.add_tokens([added("caf\u00e9tok", special=False, normalized=True), added("<|end|>")])
+    qwen.add_tokens([added("cafe\u0301tok", special=False, normalized=True), added("<|end|>")])
     yield "qwen", qwen
 
     smol = trained(p.Sequence([p.Digits(individual_digits=True), p.ByteLevel(add_prefix_space=False, use_regex=True)]), 420, ["<s>", "</s>"])
@@ -283,11 +284,37 @@ def write_golden(out, t, texts):
     ids = lambda s: t.encode(s, add_special_tokens=False).ids
     golden = {
         "size": max(t.get_vocab().values()) + 1,
-        "prefix": t.encode("").ids,
+        "prefix": t.encode("x").ids[:t.encode("x").tokens.index(t.encode("x", add_special_tokens=False).tokens[0])] if ids("x") else t.encode("").ids,
         "ids": [ids(s) for s in texts],
         "invalid": [ids(bytes.fromhex(h).decode("utf-8", "replace")) for h in INVALID],
     }
     (out / "golden.json").write_text(json.dumps(golden, separators=(",", ":")) + "\n")
+
+
+SPLIT_TEXTS = ["", "a", "!", "!!!", "a!b", "a!!b", "!!a!!!b", "ab, cd.. ef", "...", "a.b.c", " a  b ", "12a345 6", "1½2٣ 4Ⅷx", "é!ñ", "一.二..三", "one\ntwo\n\nthree", "\n", "ſ K's'S", "it's 10's\u00a0x\u2003y"]
+
+
+def split_cases():
+    regex = lambda r: {"Regex": r}
+    for behavior in ("Isolated", "Removed", "Contiguous", "MergedWithPrevious", "MergedWithNext"):
+        for invert in (False, True):
+            yield from ({"type": "Split", "pattern": p, "behavior": behavior, "invert": invert} for p in (regex(r"[.!,]"), {"String": "."}, regex(r"\p{N}|\p{L}+")))
+    yield from ({"type": "Split", "pattern": regex(r), "behavior": "Isolated", "invert": False} for r in (
+        r"^.", r".$", r"\s+$", r"(?i:s)", r"\d+", r"[^\]a]+", r"\x{e9}", r"\p{Greek}|\p{Han}", r"x*", r"(?=a)", r"\S(?!\S)", r"(?<=a)[!.]", r"[\[\].!]+", r"a{1,2}|b{2}"))
+    yield from ({"type": "Digits", "individual_digits": d} for d in (False, True))
+    yield from ({"type": "ByteLevel", "add_prefix_space": a, "trim_offsets": True, "use_regex": r} for a in (False, True) for r in (False, True))
+    yield {"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": regex(r"\s"), "behavior": "MergedWithNext", "invert": False},
+                                                 {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": False}]},
+                                                 {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}]}
+
+
+def make_splits(out):
+    from tokenizers import Tokenizer
+    cases = []
+    for pre in split_cases():
+        t = Tokenizer.from_str(json.dumps({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "pre_tokenizer": pre, "added_tokens": []}))
+        cases.append({"pre_tokenizer": pre, "pieces": [[piece for piece, _ in t.pre_tokenizer.pre_tokenize_str(s)] for s in SPLIT_TEXTS]})
+    (out / "splits.json").write_text(json.dumps({"texts": SPLIT_TEXTS, "cases": cases}, separators=(",", ":")).replace('{"pre_tok', '\n{"pre_tok') + "\n")
 
 
 def make_tokenizers():
@@ -296,6 +323,7 @@ def make_tokenizers():
     out.mkdir()
     texts = TEXTS + list(fuzz_texts(120))
     (out / "texts.json").write_text(json.dumps({"texts": texts, "invalid": INVALID}, indent=0) + "\n")
+    make_splits(out)
     made = dict(tokenizers())
     for name, t in made.items():
         (out / name).mkdir()

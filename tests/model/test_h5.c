@@ -1,5 +1,6 @@
 #include "model/h5.h"
 
+#include <hdf5.h>
 #include <math.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -70,6 +71,22 @@ static void test_attributes(void **state)
     qy_h5_close(&file);
 }
 
+/* The library itself reads the 16-bit floats of t.h5 as the numbers that they are. */
+static void check_half(const unsigned char *data)
+{
+    float got[15];
+    hid_t file = H5Fopen(scratch_path("t.h5"), H5F_ACC_RDONLY, H5P_DEFAULT);
+    hid_t set = H5Dopen2(file, "group/deeper/f16", H5P_DEFAULT);
+    assert_true(H5Dread(set, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, got) >= 0);
+    for (int i = 0; i < 15; i++) {
+        uint16_t h;
+        memcpy(&h, data + 2 * i, sizeof h);
+        assert_true(fabsf(got[i] - qy_f16_to_f32(h)) <= 0);
+    }
+    H5Dclose(set);
+    H5Fclose(file);
+}
+
 static void test_every_type_comes_back(void **state)
 {
     (void)state;
@@ -107,6 +124,7 @@ static void test_every_type_comes_back(void **state)
     assert_false(qy_h5_has(file, "group/shallower/f32"));
     assert_false(qy_h5_has(file, "group/deeper/f33"));
     qy_h5_close(&file);
+    check_half(data[QY_F16]);
 }
 
 static void test_large_and_many_dimensional(void **state)
@@ -293,6 +311,17 @@ static void test_a_full_disk_is_an_error(void **state)
     qy_h5_close(&file);
     assert_int_equal(entries(), 0);
     signal(SIGXFSZ, handler);
+    file = create("u/z.h5"); /* nothing but what is written at the end */
+    OK(qy_h5_set_i64(file, "n", 1, &err));
+    small.rlim_cur = 64;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    REFUSED(qy_h5_commit(&file, &err), QY_ERR_IO, "z.h5: close");
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    signal(SIGXFSZ, handler);
+    assert_non_null(file);
+    qy_h5_close(&file);
+    assert_int_equal(entries(), 0);
     file = create("u/y.h5"); /* and the library goes on */
     OK(qy_h5_write(file, "x", &t, &err));
     OK(qy_h5_commit(&file, &err));
@@ -302,6 +331,9 @@ static void test_refuses_what_is_no_hdf5(void **state)
 {
     (void)state;
     qy_h5_t *file = NULL;
+    struct stat printed;
+    int old = dup(STDERR_FILENO); /* the library prints its errors unless it is told not to */
+    assert_non_null(freopen(scratch_path("printed"), "w", stderr));
     REFUSED(qy_h5_open(&file, scratch_path("absent.h5"), &err), QY_ERR_IO, "No such file");
     scratch_text("text.h5", "not HDF5 at all");
     REFUSED(qy_h5_open(&file, scratch_path("text.h5"), &err), QY_ERR_FORMAT, "no readable HDF5");
@@ -311,6 +343,79 @@ static void test_refuses_what_is_no_hdf5(void **state)
     assert_int_equal(mkfifo(scratch_path("pipe.h5"), 0600), 0);
     REFUSED(qy_h5_open(&file, scratch_path("pipe.h5"), &err), QY_ERR_IO, "not a regular file");
     assert_null(file);
+    fflush(stderr);
+    assert_int_equal(fstat(STDERR_FILENO, &printed), 0);
+    dup2(old, STDERR_FILENO);
+    close(old);
+    assert_int_equal(printed.st_size, 0);
+}
+
+/* A dataset as a stranger may store it. */
+static void put_foreign(hid_t file, const char *name, hid_t type, bool deflate)
+{
+    static const double zeros[64];
+    const hsize_t size = 8;
+    hid_t space = H5Screate_simple(1, &size, NULL), plist = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_chunk(plist, 1, &size);
+    if (deflate)
+        H5Pset_deflate(plist, 9);
+    H5Pset_fletcher32(plist);
+    hid_t set = H5Dcreate2(file, name, type, space, H5P_DEFAULT, plist, H5P_DEFAULT);
+    assert_true(set >= 0 && H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, zeros) >= 0);
+    H5Dclose(set);
+    H5Pclose(plist);
+    H5Sclose(space);
+}
+
+static void test_refuses_what_others_store(void **state)
+{
+    (void)state;
+    hid_t file = H5Fcreate(scratch_path("f.h5"), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+    put_foreign(file, "ours", H5T_IEEE_F32LE, false);
+    put_foreign(file, "deflated", H5T_IEEE_F32LE, true);
+    put_foreign(file, "big-endian", H5T_IEEE_F32BE, false);
+    put_foreign(file, "u16", H5T_STD_U16LE, false);
+    H5Lcreate_soft("/ours", file, "soft", H5P_DEFAULT, H5P_DEFAULT);
+    H5Lcreate_external("good.h5", "/rows", file, "external", H5P_DEFAULT, H5P_DEFAULT);
+    H5Gclose(H5Gcreate2(file, "group", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+    const hsize_t size = 8;
+    hid_t space = H5Screate_simple(1, &size, NULL);
+    H5Dclose(H5Dcreate2(file, "contiguous", H5T_IEEE_F32LE, space, H5P_DEFAULT, H5P_DEFAULT,
+                        H5P_DEFAULT));
+    hid_t variable = H5Tcopy(H5T_C_S1);
+    H5Tset_size(variable, H5T_VARIABLE);
+    hid_t scalar = H5Screate(H5S_SCALAR);
+    hid_t at = H5Acreate2(file, "text", variable, scalar, H5P_DEFAULT, H5P_DEFAULT);
+    const char *text = "text";
+    assert_true(H5Awrite(at, variable, &text) >= 0);
+    H5Aclose(at);
+    H5Sclose(scalar);
+    H5Tclose(variable);
+    H5Sclose(space);
+    assert_true(H5Fclose(file) >= 0);
+
+    static const struct {
+        const char *name, *text;
+    } cases[] = {
+        {"deflated", "deflated: is not a chunked dataset with a checksum"},
+        {"contiguous", "contiguous: is not a chunked dataset"},
+        {"big-endian", "a type that is not ours"},
+        {"u16", "a type that is not ours"},
+        {"soft", "no dataset soft"},
+        {"external", "no dataset external"},
+        {"group", "group: opening the dataset"},
+        {"", "no dataset"},
+    };
+    qy_h5_t *ours = open_file("f.h5");
+    qy_tensor_t t;
+    OK(qy_h5_info(ours, "ours", &t, &err));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        REFUSED(qy_h5_info(ours, cases[i].name, &t, &err), QY_ERR_FORMAT, cases[i].text);
+    assert_false(qy_h5_has(ours, "external"));
+    char value[8];
+    REFUSED(qy_h5_get_string(ours, "text", value, sizeof value, &err), QY_ERR_FORMAT,
+            "text is of another type");
+    qy_h5_close(&ours);
 }
 
 /* Reads all that write_content wrote: the first failure, or everything is as it was. */
@@ -385,6 +490,7 @@ int main(void)
         cmocka_unit_test(test_uncommitted_files_vanish),
         cmocka_unit_test(test_a_full_disk_is_an_error),
         cmocka_unit_test(test_refuses_what_is_no_hdf5),
+        cmocka_unit_test(test_refuses_what_others_store),
         cmocka_unit_test(test_finds_every_flipped_bit),
     };
     return cmocka_run_group_tests_name("h5", tests, scratch_setup, scratch_teardown);

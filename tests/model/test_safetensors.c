@@ -158,6 +158,9 @@ static void test_refuses_lengths_that_do_not_fit(void **state)
     }
     scratch_write("m/model.safetensors", "\2\0\0\0\0\0\0", 7);
     REFUSED(open_m(&set), QY_ERR_FORMAT, "7 bytes are no safetensors file");
+    write_raw("{}", 100000001, 0); /* also in a file that has so many bytes */
+    assert_int_equal(truncate(scratch_path("m/model.safetensors"), 100000100), 0);
+    REFUSED(open_m(&set), QY_ERR_FORMAT, "a header of");
     write_raw("{}", 2, 0);
     OK(open_m(&set));
     assert_int_equal(qy_st_count(set), 0);
@@ -243,6 +246,10 @@ static void test_refuses_a_bad_index(void **state)
     write_shard("s/x2", shard_a);
     scratch_text("s/model.safetensors.index.json", "{\"weight_map\":{\"a\":\"x1\",\"b\":\"x2\"}}");
     REFUSED(qy_st_open(&set, scratch_path("s"), &err), QY_ERR_FORMAT, "tensor a is also in");
+    write_shard("s/x2", "{\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
+                        "\"c\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}");
+    scratch_text("s/model.safetensors.index.json", "{\"weight_map\":{\"b\":\"x2\"}}");
+    REFUSED(qy_st_open(&set, scratch_path("s"), &err), QY_ERR_FORMAT, "tensor c of");
     write_shard("s/x2", shard_b);
     scratch_text("s/model.safetensors.index.json", "{\"weight_map\":{\"b\":\"x2\"}}");
     OK(qy_st_open(&set, scratch_path("s"), &err));
@@ -331,6 +338,7 @@ static void test_writes_shards(void **state)
     free(text);
     write_all("w", 1); /* each tensor is larger than a shard: one each */
     check_written("w", 4);
+    assert_true(qy_file_exists(scratch_path("w/model-00001-of-00004.safetensors")));
 }
 
 static void test_refuses_wrong_puts(void **state)

@@ -3,6 +3,7 @@
 #include <jansson.h>
 #include <time.h>
 
+#include "model/tokenizer_split.h"
 #include "tests/model/scratch.h"
 
 static json_t *read_json(const char *dir, const char *file)
@@ -185,6 +186,11 @@ static void test_refuses_pipelines(void **state)
         {QY_ERR_UNSUPPORTED, REGEX("[a[bc]]"), "class inside a class"},
         {QY_ERR_UNSUPPORTED, REGEX("[a-z&&b]"), "intersection"},
         {QY_ERR_UNSUPPORTED, REGEX("\\\\h+"), "\\h is not"},
+        {QY_ERR_UNSUPPORTED, REGEX("[\\\\H]"), "\\h is not"},
+        {QY_ERR_UNSUPPORTED, REGEX("[a\\\\w]"), "\\w and \\b are not"},
+        {QY_ERR_UNSUPPORTED, REGEX("a\\\\b"), "\\w and \\b are not"},
+        {QY_ERR_UNSUPPORTED, REGEX("[[:alpha:]]"), "class inside a class"},
+        {QY_ERR_UNSUPPORTED, REGEX("[]a"), "pattern \"[]a\""},
         {QY_ERR_UNSUPPORTED, REGEX("\\\\p{N}{1,3}+"), "this repetition"},
         {QY_ERR_UNSUPPORTED, REGEX("a{,3}"), "this repetition"},
         {QY_ERR_UNSUPPORTED, REGEX("(?m:a.b)"), "options other than"},
@@ -244,15 +250,66 @@ static void test_refuses_directories(void **state)
     scratch_text("d/merges.txt", "a b\r\n\r\n");
     scratch_text("d/tokenizer_config.json", "{\"add_bos_token\":\"yes\"}");
     REFUSED(qy_tokenizer_open(&t, scratch_path("d"), &err), QY_ERR_FORMAT, "not true or false");
-    scratch_remove("d/tokenizer_config.json");
+    scratch_text("d/tokenizer_config.json", "{\"bos_token\":\"ab\"}");
     OK(qy_tokenizer_open(&t, scratch_path("d"), &err));
     int32_t *ids;
     int64_t n;
     OK(qy_tokenizer_encode(t, "ab", 2, &ids, &n, &err));
     assert_int_equal(n, 1);
     assert_int_equal(ids[0], 2);
+    assert_int_equal(qy_tokenizer_prefix(t, ids, 1), 0); /* a BOS token, not asked for */
     free(ids);
     qy_tokenizer_close(&t);
+}
+
+/* --- splitting alone: pieces that no small vocabulary would tell apart --- */
+
+typedef struct {
+    const char *name;
+    const json_t *pieces;
+    size_t next;
+} expected_t;
+
+static qy_status_t take_piece(void *context, const char *word, size_t bytes, qy_error_t *error)
+{
+    (void)error;
+    expected_t *e = context;
+    const json_t *want = json_array_get(e->pieces, e->next++);
+    if (!want || json_string_length(want) != bytes ||
+        memcmp(json_string_value(want), word, bytes) != 0)
+        fail_msg("%s: piece %zu is \"%.*s\", not \"%s\"", e->name, e->next - 1, (int)bytes, word,
+                 want ? json_string_value(want) : "(none)");
+    return QY_OK;
+}
+
+static void test_splits(void **state)
+{
+    (void)state;
+    json_t *root = read_json(TEST_GOLDEN "/tokenizers", "splits.json");
+    const json_t *texts = json_object_get(root, "texts"), *cases = json_object_get(root, "cases");
+    assert_true(json_array_size(texts) > 5 && json_array_size(cases) > 20);
+    for (size_t c = 0; c < json_array_size(cases); c++) {
+        const json_t *one = json_array_get(cases, c);
+        char *name = json_dumps(json_object_get(one, "pre_tokenizer"), 0);
+        qy_split_t *split;
+        qy_split_run_t *run;
+        OK(qy_split_create(&split, json_object_get(one, "pre_tokenizer"), name, &err));
+        OK(qy_split_run_create(&run, split, &err));
+        for (size_t i = 0; i < json_array_size(texts); i++) {
+            const json_t *text = json_array_get(texts, i);
+            expected_t e = {.name = name,
+                            .pieces = json_array_get(json_object_get(one, "pieces"), i)};
+            OK(qy_split_words(run, json_string_value(text), json_string_length(text), take_piece,
+                              &e, &err));
+            if (e.next != json_array_size(e.pieces))
+                fail_msg("%s: text %zu: %zu pieces, not %zu", name, i, e.next,
+                         json_array_size(e.pieces));
+        }
+        qy_split_run_destroy(&run);
+        qy_split_destroy(&split);
+        free(name);
+    }
+    json_decref(root);
 }
 
 /* A pattern that would run for ages on this text ends in an error. */
@@ -285,6 +342,28 @@ static void test_unknown_token_that_is_missing(void **state)
     ids = NULL;
     REFUSED(qy_tokenizer_encode(t, "abc", 3, &ids, &n, &err), QY_ERR_FORMAT, "\"c\" has no token");
     assert_null(ids);
+    qy_tokenizer_close(&t);
+}
+
+/* Of equal merges the leftmost comes first. */
+static void test_ties(void **state)
+{
+    (void)state;
+    qy_tokenizer_t *t;
+    OK(open_text(&t, "{\"model\":{\"vocab\":{\"a\":0,\"aa\":1},\"merges\":[\"a a\"]}}"));
+    for (int length = 1; length < 60; length++) {
+        int32_t *ids;
+        int64_t n;
+        char text[64];
+        memset(text, 'a', sizeof text);
+        OK(qy_tokenizer_encode(t, text, (size_t)length, &ids, &n, &err));
+        assert_int_equal(n, (length + 1) / 2);
+        for (int i = 0; i < length / 2; i++)
+            assert_int_equal(ids[i], 1);
+        if (length % 2)
+            assert_int_equal(ids[n - 1], 0);
+        free(ids);
+    }
     qy_tokenizer_close(&t);
 }
 
@@ -388,7 +467,9 @@ int main(void)
         cmocka_unit_test(test_refuses_directories),
         cmocka_unit_test(test_bounds_the_match),
         cmocka_unit_test(test_unknown_token_that_is_missing),
+        cmocka_unit_test(test_ties),
         cmocka_unit_test(test_long_words),
+        cmocka_unit_test(test_splits),
         cmocka_unit_test(test_a_whole_text),
         cmocka_unit_test(test_survives_damage),
     };
