@@ -362,8 +362,9 @@ static qy_status_t watch_silence(qy_dispatch_t *d, qy_error_t *err)
         qy_peer_t *peer = &d->peer[i];
         if (gap > away_s)
             peer->heard = peer->heard + gap < now ? peer->heard + gap : now;
-        /* In E2E-QP the ranks themselves work and say nothing; the death of one ends the launch. */
-        if (d->phase == QY_RUN_E2E_QP)
+        /* Called to E2E-QP the ranks themselves work, and may say nothing; the death of one ends
+         * the launch. */
+        if (d->called)
             peer->heard = now;
         if (peer->retired || timeout <= 0 || now - peer->heard <= timeout)
             continue;
