@@ -1,0 +1,100 @@
+#include "tests/bench/data.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "kernels/fill.h"
+
+static uint64_t splitmix64(uint64_t x)
+{
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+void bench_uniform(float *x, int64_t n, uint64_t stream, float size)
+{
+#pragma omp parallel for if (n > 65536)
+    for (int64_t i = 0; i < n; i++) {
+        uint64_t u = splitmix64((stream << 40) + (uint64_t)i) >> 40;
+        x[i] = size * ((float)u / 8388608.0f - 1.0f);
+    }
+}
+
+void bench_check(qy_status_t status, const qy_error_t *err)
+{
+    if (status == QY_OK)
+        return;
+    fprintf(stderr, "bench: %s\n", err->text);
+    exit(1);
+}
+
+void bench_put(const qy_device_t *dev, const qy_tensor_t *t, uint64_t stream, float size)
+{
+    qy_error_t err = {0};
+    int64_t n = qy_tensor_count(t);
+    float *host = malloc((size_t)n * sizeof *host);
+    if (!host)
+        bench_need(qy_fail(&err, QY_ERR_MEMORY, "out of host memory"), err);
+    bench_uniform(host, n, stream, size);
+    qy_tensor_t to = *t, f32 = qy_tensor_1d(t->data, QY_F32, n);
+    if (t->dtype != QY_F32)
+        bench_need(qy_device_alloc(dev, &f32.data, qy_tensor_bytes(&f32), &err), err);
+    bench_need(qy_device_upload(dev, f32.data, host, qy_tensor_bytes(&f32), &err), err);
+    if (t->dtype != QY_F32)
+        bench_need(qy_convert(dev, &to, &f32, &err), err);
+    bench_need(qy_device_wait(dev, &err), err);
+    if (t->dtype != QY_F32)
+        qy_device_free(dev, &f32.data);
+    free(host);
+}
+
+qy_tensor_t bench_make(const qy_device_t *dev, qy_dtype_t dtype, int n_dims, const int64_t *shape,
+                       uint64_t stream, float size)
+{
+    qy_error_t err = {0};
+    qy_tensor_t t = qy_tensor_view(NULL, dtype, n_dims, shape);
+    bench_need(qy_device_alloc(dev, &t.data, qy_tensor_bytes(&t), &err), err);
+    if (size > 0.0f)
+        bench_put(dev, &t, stream, size);
+    else
+        bench_need(qy_fill(dev, &t, 0.0f, &err), err);
+    return t;
+}
+
+void bench_free(const qy_device_t *dev, qy_tensor_t *t)
+{
+    qy_device_free(dev, &t->data);
+}
+
+float *bench_get(const qy_device_t *dev, const qy_tensor_t *t)
+{
+    qy_error_t err = {0};
+    int64_t n = qy_tensor_count(t);
+    float *host = malloc((size_t)n * sizeof *host);
+    qy_tensor_t f32 = *t;
+    if (!host)
+        bench_need(qy_fail(&err, QY_ERR_MEMORY, "out of host memory"), err);
+    if (t->dtype != QY_F32) {
+        f32 = qy_tensor_1d(NULL, QY_F32, n);
+        bench_need(qy_device_alloc(dev, &f32.data, qy_tensor_bytes(&f32), &err), err);
+        bench_need(qy_convert(dev, &f32, t, &err), err);
+    }
+    bench_need(qy_device_download(dev, host, f32.data, qy_tensor_bytes(&f32), &err), err);
+    if (t->dtype != QY_F32)
+        qy_device_free(dev, &f32.data);
+    return host;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double bench_median(double *samples, int n)
+{
+    qsort(samples, (size_t)n, sizeof *samples, ascending);
+    return n % 2 ? samples[n / 2] : 0.5 * (samples[n / 2 - 1] + samples[n / 2]);
+}
