@@ -12,8 +12,8 @@
 
 enum { F32 = 4, F16 = 2, VARS = 3 /* a trained variable and its two moments */ };
 
-/* Columns of the vocabulary whose logits are held at once. */
-enum { LOGIT_CHUNK = 8192 };
+/* What a worker takes at once: tokens of a walk, rows and columns of logits, numbers to stage. */
+enum { WALK_TOKENS = 2048, LOGIT_ROWS = 2048, LOGIT_COLS = 8192, STAGING = 1 << 20 };
 
 /* Sizes may be anything that a file says: products and sums stop at the largest number. */
 static int64_t times(int64_t a, int64_t b)
@@ -79,22 +79,36 @@ static int64_t forward_backward_bytes(const qy_plan_t *plan, int64_t batch, int6
                 times(4 * batch, window_bytes(plan, length)));
 }
 
+/* A worker's buffer for weights on their way to the device; never smaller than STAGING numbers. */
+static int64_t staging_bytes(const counts_t *n)
+{
+    return times(largest(n->layer, STAGING), F32);
+}
+
 static int64_t block_ap_bytes(const qy_plan_t *plan, const counts_t *n)
 {
-    int64_t e = plan->element_bytes, batch = plan->spec.block_ap.batch_size;
+    int64_t batch = plan->spec.block_ap.batch_size;
     int64_t vars = plus(times(n->weights, VARS * F32), times(n->groups, (2 * VARS + 1) * F32));
-    /* In f16 all gradients must be seen finite before the first update; else one layer's at a time.
-     */
-    int64_t gradient = e == F32 ? times(n->layer, F32) : times(n->weights, e);
-    int64_t forms = times(n->weights, 2 * e); /* w_hat, and the target's weight */
-    return plus(plus(plus(vars, gradient), forms),
+    /* all of dw, as f16 must see it finite before the first update; the weight that GEMMs take */
+    int64_t weights = times(n->weights, F32 + plan->element_bytes);
+    return plus(plus(plus(vars, weights), plus(staging_bytes(n), n->code_bytes)),
                 forward_backward_bytes(plan, batch, plan->spec.calibration.sequence_length));
 }
 
-/* One layer at a time: its weight, steps and zero points; the block's codes. */
-static int64_t rtn_bytes(const counts_t *n)
+/* A block's weights, steps and zero points, and what is made of them. */
+static int64_t rtn_bytes(const qy_plan_t *plan, const counts_t *n)
 {
-    return plus(times(n->layer, 2 * F32), plus(n->code_bytes, times(n->groups, 3 * F32)));
+    int64_t weights = times(n->weights, F32 + plan->element_bytes);
+    return plus(plus(weights, staging_bytes(n)), plus(n->code_bytes, times(n->groups, 2 * F32)));
+}
+
+/* Chunks of logits and their gradients, twice with a teacher's, and their rows of hidden states. */
+static int64_t head_bytes(const qy_plan_t *plan, int64_t tokens, int n_models)
+{
+    int64_t e = plan->element_bytes, rows = least(tokens, LOGIT_ROWS);
+    int64_t cols = least(plan->arch.vocab, LOGIT_COLS);
+    return plus(times(times(rows, cols), n_models * F32 + e),
+                times(times(rows, plan->arch.hidden), (n_models + 1) * e));
 }
 
 /* A stage of the pipeline: its share of the blocks, one block's forward and backward, the ends. */
@@ -104,26 +118,42 @@ static int64_t e2e_bytes(const qy_plan_t *plan, const counts_t *n)
         return 0;
     int64_t e = plan->element_bytes, stages = least(plan->n_workers, plan->arch.n_blocks);
     int64_t blocks = (plan->arch.n_blocks + stages - 1) / stages;
-    int64_t micro = plan->spec.e2e_qp.micro_batch_size, tokens = times(micro, plan->e2e_length);
+    int64_t micro = plan->spec.e2e_qp.micro_batch_size, length = plan->e2e_length;
     int64_t per_block = plus(plus(n->code_bytes, times(n->groups, 1 + (VARS + 1) * F32)),
-                             times(micro, window_bytes(plan, plan->e2e_length)));
-    int64_t logits = times(times(tokens, least(LOGIT_CHUNK, plan->arch.vocab)), 2 * F32);
-    int64_t work = plus(forward_backward_bytes(plan, micro, plan->e2e_length),
-                        plus(times(n->weights, e), times(n->layer, F32)));
-    return plus(plus(times(blocks, per_block), plus(work, logits)), times(n->outer, e));
+                             times(micro, window_bytes(plan, length)));
+    int64_t work = plus(plus(times(n->weights, e), times(n->layer, F32)), staging_bytes(n));
+    int n_models = plan->spec.e2e_qp.loss == QY_LOSS_DISTILL ? 2 : 1;
+    int64_t ends = plus(times(n->outer, e), head_bytes(plan, times(micro, length), n_models));
+    return plus(plus(times(blocks, per_block), forward_backward_bytes(plan, micro, length)),
+                plus(work, ends));
 }
 
-/* Two blocks of the original, one of them being read ahead, and a window's forward pass. */
-static int64_t walk_bytes(const qy_plan_t *plan, const counts_t *n)
+/* Capture or evaluation at windows of this length: a block, a few windows' forward pass, the head.
+ */
+static int64_t walk_bytes(const qy_plan_t *plan, const counts_t *n, int64_t length)
 {
-    int64_t length = plan->e2e_length;
-    if (qy_spec_calibrates(&plan->spec))
-        length = largest(length, plan->spec.calibration.sequence_length);
+    int64_t e = plan->element_bytes, batch = largest(1, WALK_TOKENS / largest(1, length));
+    qy_program_t program;
+    qy_program_build(&program, &plan->arch);
+    int64_t forward = plus(qy_program_activation_bytes(&program, batch, length, e),
+                           times(2 * batch, window_bytes(plan, length)));
+    int64_t weights = plus(times(n->weights, e), plus(staging_bytes(n), n->code_bytes));
+    int64_t ends = plus(times(n->outer, e), head_bytes(plan, times(batch, length), 1));
+    return plus(plus(weights, forward), ends);
+}
+
+/* The longest walk; rounding plainly for comparison goes with an evaluation. */
+static int64_t walks_bytes(const qy_plan_t *plan, const counts_t *n)
+{
+    int64_t most = 0;
+    if (plan->n_ranges)
+        most = walk_bytes(plan, n, plan->spec.calibration.sequence_length);
+    if (plan->n_e2e_ranges)
+        most = largest(most, walk_bytes(plan, n, plan->e2e_length));
     for (int i = 0; i < plan->spec.n_evaluate; i++)
-        length = largest(length, plan->spec.evaluate[i].sequence_length);
-    int64_t e = plan->element_bytes;
-    return plus(plus(times(n->weights, 2 * e), times(n->outer, e)),
-                forward_backward_bytes(plan, 1, length));
+        most = largest(most, plus(walk_bytes(plan, n, plan->spec.evaluate[i].sequence_length),
+                                  rtn_bytes(plan, n)));
+    return most;
 }
 
 static void size_memory(qy_plan_t *plan, const counts_t *n)
@@ -131,8 +161,8 @@ static void size_memory(qy_plan_t *plan, const counts_t *n)
     const qy_spec_t *spec = &plan->spec;
     int64_t sample = window_bytes(plan, spec->calibration.sequence_length);
     plan->stream_bytes = times(times(2, plan->n_samples), sample);
-    int64_t training = qy_spec_calibrates(spec) ? block_ap_bytes(plan, n) : rtn_bytes(n);
-    plan->device_bytes = largest(largest(training, e2e_bytes(plan, n)), walk_bytes(plan, n));
+    int64_t training = qy_spec_calibrates(spec) ? block_ap_bytes(plan, n) : rtn_bytes(plan, n);
+    plan->device_bytes = largest(largest(training, e2e_bytes(plan, n)), walks_bytes(plan, n));
     int64_t cached = plan->stream_bytes;
     if (spec->resources.host_cache)
         cached = least(cached, spec->resources.host_cache);
