@@ -87,8 +87,8 @@ static qy_status_t sync_dir_of(const char *path, qy_error_t *err)
 }
 
 /*
- * For tests of resuming: with QUARRY_TEST_KILL=TEXT in the environment the whole process group dies by
- * SIGKILL when a path that holds TEXT is about to be renamed into place, the worst of moments.
+ * For tests of resuming: with QUARRY_TEST_KILL=TEXT in the environment the whole process group dies
+ * by SIGKILL when a path that holds TEXT is about to be renamed into place, the worst of moments.
  */
 static void die_if_told(const char *path)
 {
@@ -132,7 +132,7 @@ qy_status_t qy_file_read(const char *path, size_t max_bytes, char **out, size_t 
 {
     qy_status_t status = QY_OK;
     char *text = NULL;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a named pipe must not make it wait */
     if (fd < 0)
         return fail_io(err, path, "open");
     struct stat st;

@@ -1,7 +1,9 @@
 /*
- * Named tensors and attributes in HDF5, the one place that knows the library. Files are written under
- * a temporary name and committed whole (base/file.h), with libver V110, fletcher32 on every dataset and
- * object times off, so that the same content gives the same bytes. Errors name file and dataset.
+ * Named tensors and attributes in HDF5, the one place that knows the library. Files are written
+ * under a temporary name and committed whole (base/file.h), with libver V110, fletcher32 on every
+ * dataset and object times off, so that the same content, written in the same order, gives the same
+ * bytes. Errors name file and dataset. Only what is stored as it is here is read: no other filters,
+ * types or links. One thread at a time: the library may have been built without locks.
  */
 #ifndef QY_MODEL_H5_H
 #define QY_MODEL_H5_H

@@ -1,6 +1,7 @@
 /*
  * The weights of a checkpoint, in host memory, one block at a time: names, types and shapes checked
- * against the arch. Values are widened to f32 here (f16 and bf16 widen exactly); the device narrows.
+ * against the arch. Values are widened to f32 here (f16 and bf16 widen exactly); the device
+ * narrows.
  */
 #ifndef QY_MODEL_WEIGHTS_H
 #define QY_MODEL_WEIGHTS_H
@@ -17,9 +18,9 @@ typedef struct {
 } qy_model_t;
 
 /*
- * Opens a Hugging Face directory. Checks that every tensor which the arch names exists with the right
- * shape and a float type, so that nothing can be missing later. IO, FORMAT, SHAPE, UNSUPPORTED name
- * directory and tensor. A config with quantization_config is UNSUPPORTED.
+ * Opens a Hugging Face directory. Checks that every tensor which the arch names exists with the
+ * right shape and a float type, so that nothing can be missing later. IO, FORMAT, SHAPE,
+ * UNSUPPORTED name directory and tensor. A config with quantization_config is UNSUPPORTED.
  */
 qy_status_t qy_model_open(qy_model_t **out, const char *dir, qy_error_t *err);
 void qy_model_close(qy_model_t **model);
@@ -39,14 +40,15 @@ void qy_block_weights_free(qy_block_weights_t *weights);
 
 /* Everything outside the blocks. head.data is embedding.data where they are tied. */
 typedef struct {
-    qy_tensor_t embedding; /* (V, H) */
-    qy_tensor_t positions; /* (P, H) or NULL data */
-    qy_tensor_t head;      /* (V, H) */
+    qy_tensor_t embedding;                   /* (V, H) */
+    qy_tensor_t positions;                   /* (P, H) or NULL data */
+    qy_tensor_t head;                        /* (V, H) */
     qy_tensor_t final_norm, final_norm_bias; /* (H) */
     void *storage;
 } qy_outer_weights_t;
 
-qy_status_t qy_outer_weights_read(qy_outer_weights_t *out, const qy_model_t *model, qy_error_t *err);
+qy_status_t qy_outer_weights_read(qy_outer_weights_t *out, const qy_model_t *model,
+                                  qy_error_t *err);
 void qy_outer_weights_free(qy_outer_weights_t *weights);
 
 /* Full name of a block's tensor: "model.layers.3.self_attn.q_proj" + suffix (".weight"). */

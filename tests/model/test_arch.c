@@ -1,6 +1,7 @@
 #include "model/arch.h"
 
 #include <math.h>
+#include <sys/stat.h>
 
 #include "tests/model/scratch.h"
 
@@ -289,6 +290,9 @@ static void test_refuses(void **state)
     }
     qy_arch_t arch;
     REFUSED(qy_arch_read(&arch, scratch_path("absent"), &err), QY_ERR_IO, "config.json");
+    scratch_remove("config.json");
+    assert_int_equal(mkfifo(scratch_path("config.json"), 0600), 0);
+    REFUSED(qy_arch_read(&arch, scratch, &err), QY_ERR_IO, "is not a regular file");
 }
 
 int main(void)
