@@ -7,6 +7,7 @@
 #include "cli/exports.h"
 #include "cli/verbs.h"
 #include "jobs/store.h"
+#include "model/export.h"
 
 /* Every name in "a,b,c" into dir/NAME, or into dir itself where there is one. */
 static qy_status_t export_each(const qy_plan_t *plan, char *formats, const char *dir, int overwrite,
@@ -40,8 +41,10 @@ int qy_cmd_export(int argc, char **argv)
 {
     const char *run_dir = NULL, *format = NULL, *output = NULL;
     int n_words, overwrite = 0;
+    char format_help[128];
+    snprintf(format_help, sizeof format_help, "NAME[,NAME...]  %s", qy_exporter_names());
     const qy_option_t options[] = {
-        {.name = "--format", .help = "NAME[,NAME...]  gptq, hf", .value = &format},
+        {.name = "--format", .help = format_help, .value = &format},
         {.name = "--output",
          .help = "DIR  where to (one folder per format if several)",
          .value = &output},

@@ -11,7 +11,8 @@
 enum { COPY_MAX = 1 << 30 };
 static const char provenance_name[] = "quarry.json";
 
-static const qy_exporter_t *const exporters[] = {&qy_exporter_gptq, &qy_exporter_hf};
+static const qy_exporter_t *const exporters[] = {&qy_exporter_compressed_tensors, &qy_exporter_gptq,
+                                                 &qy_exporter_hf};
 enum { N_EXPORTERS = sizeof exporters / sizeof *exporters };
 
 const qy_exporter_t *qy_exporter_find(const char *name)
@@ -24,7 +25,7 @@ const qy_exporter_t *qy_exporter_find(const char *name)
 
 const char *qy_exporter_names(void)
 {
-    return "gptq, hf";
+    return "compressed-tensors, gptq, hf";
 }
 
 /* --- files beside the tensors --- */

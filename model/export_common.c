@@ -110,6 +110,11 @@ static const char *kept_dtype(const qy_arch_t *arch, const qy_layer_format_t *fo
     return format->all_f16 && weight ? "F16" : entry->dtype;
 }
 
+static const char *bias_dtype(const qy_layer_format_t *format, const qy_st_entry_t *entry)
+{
+    return format->kept_biases ? entry->dtype : "F16";
+}
+
 static qy_status_t declare_all(qy_tensor_list_t *list, const qy_export_t *job,
                                const qy_layer_format_t *format, qy_error_t *err)
 {
@@ -125,7 +130,8 @@ static qy_status_t declare_all(qy_tensor_list_t *list, const qy_export_t *job,
             QY_TRY(format->declare(list, layer, &arch->linear[part.linear], &job->form, err));
             break;
         case PART_BIAS:
-            QY_TRY(qy_tensor_list_add(list, e->name, "", "F16", e->n_dims, e->shape, err));
+            QY_TRY(qy_tensor_list_add(list, e->name, "", bias_dtype(format, e), e->n_dims, e->shape,
+                                      err));
             break;
         case PART_NORM:
         case PART_OUTER:
@@ -230,14 +236,14 @@ static qy_status_t put_vector(qy_st_writer_t *writer, const char *name, const qy
     return status;
 }
 
-static qy_status_t put_norm(qy_st_writer_t *writer, const qy_export_t *job,
-                            const qy_layer_format_t *format, const char *name, const qy_tensor_t *t,
-                            qy_error_t *err)
+/* In f16 if narrow, else in the checkpoint's type. */
+static qy_status_t put_kept(qy_st_writer_t *writer, const qy_export_t *job, bool narrow,
+                            const char *name, const qy_tensor_t *t, qy_error_t *err)
 {
     const qy_st_entry_t *e = qy_st_find(job->model->tensors, name);
     if (!e)
         return qy_fail(err, QY_ERR_FORMAT, "%s: no tensor %s", job->model->dir, name);
-    return put_vector(writer, name, t, format->all_f16 ? "F16" : e->dtype, err);
+    return put_vector(writer, name, t, narrow ? "F16" : e->dtype, err);
 }
 
 static qy_status_t write_block(qy_st_writer_t *writer, const qy_export_t *job,
@@ -253,16 +259,16 @@ static qy_status_t write_block(qy_st_writer_t *writer, const qy_export_t *job,
         QY_TRY(format->write(writer, name, block, arch, (qy_linear_id_t)i, err));
         qy_model_tensor_name(name, arch, index, arch->linear[i].name, ".bias");
         if (arch->linear[i].bias)
-            QY_TRY(put_vector(writer, name, &block->bias[i], "F16", err));
+            QY_TRY(put_kept(writer, job, !format->kept_biases, name, &block->bias[i], err));
     }
     for (int i = 0; i < QY_N_NORMS; i++) {
         if (!arch->norm[i].present)
             continue;
         qy_model_tensor_name(name, arch, index, arch->norm[i].name, ".weight");
-        QY_TRY(put_norm(writer, job, format, name, &block->norm[i], err));
+        QY_TRY(put_kept(writer, job, format->all_f16, name, &block->norm[i], err));
         qy_model_tensor_name(name, arch, index, arch->norm[i].name, ".bias");
         if (arch->norm[i].bias)
-            QY_TRY(put_norm(writer, job, format, name, &block->norm_bias[i], err));
+            QY_TRY(put_kept(writer, job, format->all_f16, name, &block->norm_bias[i], err));
     }
     return QY_OK;
 }
@@ -330,6 +336,21 @@ qy_status_t qy_export_check_groups(const qy_arch_t *arch, const qy_quant_form_t 
     return QY_OK;
 }
 
+qy_status_t qy_export_check_symmetric(const qy_qblock_t *block, const char *layer,
+                                      qy_linear_id_t linear, qy_error_t *err)
+{
+    const qy_tensor_t *zeros = &block->zeros[linear];
+    const uint8_t *z = zeros->data;
+    int64_t n = qy_tensor_count(zeros);
+    int middle = 1 << (block->form.bits - 1);
+    for (int64_t i = 0; i < n; i++)
+        if (z[i] != middle)
+            return qy_fail(err, QY_ERR_FORMAT,
+                           "%s: zero point %d in row %lld, symmetric weights have %d", layer, z[i],
+                           (long long)(i / zeros->shape[1]), middle);
+    return QY_OK;
+}
+
 qy_status_t qy_export_read_config(json_t **config, const qy_model_t *model, qy_error_t *err)
 {
     char path[QY_PATH_MAX];
@@ -366,5 +387,18 @@ qy_status_t qy_export_write_json(const char *dir, const char *name, const json_t
     text[n] = '\n'; /* in place of the NUL: a text file ends its last line */
     qy_status_t status = qy_file_write(path, text, n + 1, err);
     free(text);
+    return status;
+}
+
+qy_status_t qy_export_write_config(const qy_export_t *job, const char *dir, json_t *quantization,
+                                   qy_error_t *err)
+{
+    json_t *config;
+    QY_TRY(qy_export_read_config(&config, job->model, err));
+    qy_status_t status =
+        quantization && json_object_set(config, "quantization_config", quantization) == 0
+            ? qy_export_write_json(dir, "config.json", config, err)
+            : qy_fail(err, QY_ERR_MEMORY, "%s: no memory for its configuration", dir);
+    json_decref(config);
     return status;
 }

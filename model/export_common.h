@@ -12,7 +12,7 @@
 
 enum { QY_TENSOR_NAME_MAX = 160 };
 
-extern const qy_exporter_t qy_exporter_gptq, qy_exporter_hf;
+extern const qy_exporter_t qy_exporter_compressed_tensors, qy_exporter_gptq, qy_exporter_hf;
 
 /* The tensors that a checkpoint will hold; names are owned. */
 typedef struct {
@@ -26,10 +26,10 @@ qy_status_t qy_tensor_list_add(qy_tensor_list_t *list, const char *layer, const 
                                qy_error_t *err);
 void qy_tensor_list_free(qy_tensor_list_t *list);
 
-/* How a linear layer's weight is stored; layer is its full name, without a suffix. Biases are f16.
- */
+/* How a linear layer's weight is stored; layer is its full name, without a suffix. */
 typedef struct {
-    bool all_f16; /* everything else in f16 too; otherwise in the checkpoint's type */
+    bool kept_biases; /* biases in the checkpoint's type; otherwise in f16 */
+    bool all_f16;     /* everything else in f16; otherwise in the checkpoint's type */
     qy_status_t (*declare)(qy_tensor_list_t *list, const char *layer, const qy_linear_desc_t *desc,
                            const qy_quant_form_t *form, qy_error_t *err);
     qy_status_t (*write)(qy_st_writer_t *writer, const char *layer, const qy_qblock_t *block,
@@ -48,8 +48,16 @@ qy_status_t qy_export_tensors(const qy_export_t *job, const qy_layer_format_t *f
 qy_status_t qy_export_check_groups(const qy_arch_t *arch, const qy_quant_form_t *form,
                                    qy_error_t *err);
 
+/* FORMAT where a zero point is not the middle: readers of symmetric weights do not look at them. */
+qy_status_t qy_export_check_symmetric(const qy_qblock_t *block, const char *layer,
+                                      qy_linear_id_t linear, qy_error_t *err);
+
 /* config.json of the model; the caller decrefs. */
 qy_status_t qy_export_read_config(json_t **config, const qy_model_t *model, qy_error_t *err);
+
+/* dir/config.json: the model's with quantization_config added. MEMORY where that is NULL. */
+qy_status_t qy_export_write_config(const qy_export_t *job, const char *dir, json_t *quantization,
+                                   qy_error_t *err);
 
 /* dir/name from an object in its own key order. */
 qy_status_t qy_export_write_json(const char *dir, const char *name, const json_t *object,

@@ -114,21 +114,6 @@ static qy_status_t put_and_free(qy_st_writer_t *writer, const char *layer, const
     return status;
 }
 
-/* "sym" in the configuration lets readers ignore the zero points: they must be the middle. */
-static qy_status_t check_symmetric(const qy_qblock_t *block, const char *layer,
-                                   const qy_tensor_t *zeros, qy_error_t *err)
-{
-    const uint8_t *z = zeros->data;
-    int64_t n = qy_tensor_count(zeros);
-    int middle = 1 << (block->form.bits - 1);
-    for (int64_t i = 0; i < n; i++)
-        if (z[i] != middle)
-            return qy_fail(err, QY_ERR_FORMAT,
-                           "%s: zero point %d in row %lld, symmetric weights have %d", layer, z[i],
-                           (long long)(i / zeros->shape[1]), middle);
-    return QY_OK;
-}
-
 static qy_status_t write_layer(qy_st_writer_t *writer, const char *layer, const qy_qblock_t *block,
                                const qy_arch_t *arch, qy_linear_id_t linear, qy_error_t *err)
 {
@@ -136,7 +121,7 @@ static qy_status_t write_layer(qy_st_writer_t *writer, const char *layer, const 
     int bits = block->form.bits, bias = block->form.symmetric ? 1 : 0;
     int64_t groups = qy_quant_n_groups(&block->form, d->in);
     if (block->form.symmetric)
-        QY_TRY(check_symmetric(block, layer, &block->zeros[linear], err));
+        QY_TRY(qy_export_check_symmetric(block, layer, linear, err));
     QY_TRY(put_and_free(writer, layer, ".qweight", make_qweight(&block->codes[linear]),
                         4 * qy_pack_words(d->in, bits) * d->out, err));
     QY_TRY(put_and_free(writer, layer, ".qzeros", make_qzeros(&block->zeros[linear], bits, bias),
@@ -166,19 +151,11 @@ static json_t *make_quantization_config(const qy_export_t *job)
 
 static qy_status_t write_configs(const qy_export_t *job, const char *dir, qy_error_t *err)
 {
-    json_t *config;
-    QY_TRY(qy_export_read_config(&config, job->model, err));
     json_t *quantization = make_quantization_config(job);
-    qy_status_t status =
-        quantization && json_object_set(config, "quantization_config", quantization) == 0
-            ? QY_OK
-            : qy_fail(err, QY_ERR_MEMORY, "%s: no memory for its configuration", dir);
-    if (status == QY_OK)
-        status = qy_export_write_json(dir, "config.json", config, err);
+    qy_status_t status = qy_export_write_config(job, dir, quantization, err);
     if (status == QY_OK)
         status = qy_export_write_json(dir, "quantize_config.json", quantization, err);
     json_decref(quantization);
-    json_decref(config);
     return status;
 }
 
