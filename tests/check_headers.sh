@@ -7,6 +7,6 @@ for h in base/*.h kernels/*.h kernels/cpu/*.h model/*.h jobs/*.h coordinator/*.h
     [ -e "$h" ] || continue
     printf '#include "%s"\n' "$h" |
         ${CC:-cc} -std=c11 -D_DEFAULT_SOURCE -I. $(pkg-config --cflags hdf5-serial cmocka 2>/dev/null) \
-            -Wall -Wextra -Werror -fsyntax-only -x c - || { echo "not stand-alone: $h"; bad=1; }
+            -fopenmp-simd -Wall -Wextra -Werror -fsyntax-only -x c - || { echo "not stand-alone: $h"; bad=1; }
 done
 exit $bad
