@@ -22,6 +22,7 @@ typedef struct {
     qy_progress_view_t view;
     const volatile sig_atomic_t *stop;
     qy_dispatch_t *dispatch; /* rank 0's; NULL until it is there */
+    qy_lock_t *lock;         /* rank 0's */
     int mpi, rank, n_ranks;
 } door_t;
 
@@ -54,16 +55,17 @@ static void take_turn(void *context)
 }
 
 /* Coordinator (on rank 0) and worker of this process, turn by turn, until the run is over. */
-static qy_status_t loop(qy_dispatch_t *dispatch, qy_server_t *server,
-                        const volatile sig_atomic_t *stop, qy_error_t *err)
+static qy_status_t loop(const door_t *door, qy_server_t *server, qy_error_t *err)
 {
     int done = 0, left = 0;
     while (!done) {
-        if (dispatch)
-            QY_TRY(qy_dispatch_poll(dispatch, stop, &done, err));
+        if (door->lock && qy_lock_lost(door->lock))
+            return qy_fail(err, QY_ERR_IO, "another run has taken the run directory over");
+        if (door->dispatch)
+            QY_TRY(qy_dispatch_poll(door->dispatch, door->stop, &done, err));
         if (!left)
             QY_TRY(qy_server_poll(server, &left, err));
-        if (!dispatch)
+        if (!door->dispatch)
             done = left;
         if (!done)
             qy_server_wait(server, NAP_MS);
@@ -119,7 +121,7 @@ static qy_status_t work(const qy_plan_t *plan, door_t *door, qy_error_t *err)
     QY_TRY_GOTO(qy_server_create(&server, plan, door->rank == 0 ? t.local_worker : t.mpi,
                                  door->rank, &server_hooks, err),
                 close);
-    status = loop(door->dispatch, server, door->stop, err);
+    status = loop(door, server, err);
 close:
     qy_server_destroy(&server);
     qy_dispatch_destroy(&door->dispatch);
@@ -145,7 +147,6 @@ static qy_status_t prepare(const char *job, const char *const *overrides, int n_
 /* The run directory made ready and ours: lock, plan, device, tokens. */
 static qy_status_t enter(qy_plan_t *plan, qy_lock_t **lock, qy_error_t *err)
 {
-    QY_TRY(qy_make_dirs(plan->spec.run_dir, err));
     QY_TRY(qy_lock_take(lock, plan->spec.run_dir, err));
     QY_TRY(qy_plan_record(plan, err));
     QY_TRY(qy_store_prepare(plan, err));
@@ -154,17 +155,19 @@ static qy_status_t enter(qy_plan_t *plan, qy_lock_t **lock, qy_error_t *err)
 }
 
 /* Rank 0: from the job file to a run directory that is ready. Exit code, 0 to go on. */
-static int open_run(const char *job, const char *const *overrides, int n_overrides,
-                    const door_t *door, qy_plan_t **plan, qy_lock_t **lock)
+static int open_run(const char *job, const char *const *overrides, int n_overrides, door_t *door,
+                    qy_plan_t **plan)
 {
     qy_error_t err = {0};
     if (prepare(job, overrides, n_overrides, door->n_ranks, plan, &err) != QY_OK)
         return qy_door_error(&err, QY_EXIT_INPUT);
     int fresh = !qy_file_exists((*plan)->spec.run_dir);
-    if (enter(*plan, lock, &err) == QY_OK)
+    if (enter(*plan, &door->lock, &err) == QY_OK)
         return QY_EXIT_OK;
-    if (fresh) /* nothing was started: leave nothing behind */
+    if (fresh && door->lock) { /* ours, and nothing was started: leave nothing behind */
+        qy_lock_release(&door->lock);
         qy_remove_tree((*plan)->spec.run_dir, NULL);
+    }
     return qy_door_error(&err, QY_EXIT_INPUT);
 }
 
@@ -186,10 +189,9 @@ static int run_job(const char *job, const char *const *overrides, int n_override
 {
     qy_error_t err = {0};
     qy_plan_t *plan = NULL;
-    qy_lock_t *lock = NULL;
     int code = QY_EXIT_OK;
     if (door->rank == 0)
-        code = open_run(job, overrides, n_overrides, door, &plan, &lock);
+        code = open_run(job, overrides, n_overrides, door, &plan);
     if (door->mpi)
         code = qy_mpi_agree(code);
     if (code == QY_EXIT_OK && door->rank > 0) {
@@ -203,7 +205,7 @@ static int run_job(const char *job, const char *const *overrides, int n_override
         code = qy_door_error(&err, QY_EXIT_FAILED);
     if (door->mpi)
         code = qy_mpi_agree(code);
-    qy_lock_release(&lock);
+    qy_lock_release(&door->lock);
     qy_plan_destroy(&plan);
     return code;
 }

@@ -222,7 +222,7 @@ static void add_evaluations(qy_task_list_t *list, const qy_plan_t *plan, const q
                             int text, int64_t windows, int64_t length)
 {
     int n_variants = plan->spec.e2e_qp.present ? QY_VARIANT_FINAL + 1 : QY_VARIANT_STITCHED + 1;
-    int64_t n_ranges = windows < QY_EVALUATE_RANGES ? windows : QY_EVALUATE_RANGES;
+    int64_t n_ranges = qy_plan_evaluate_ranges(windows, length);
     for (int variant = 0; variant < n_variants; variant++)
         for (int64_t r = 0; r < n_ranges; r++) {
             char tag[QY_EVALUATION_TAG_MAX];

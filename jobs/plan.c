@@ -18,6 +18,13 @@ int64_t qy_plan_segment_of(const qy_plan_t *plan, int64_t block)
     return segment;
 }
 
+int64_t qy_plan_evaluate_ranges(int64_t n_windows, int64_t length)
+{
+    int64_t n = n_windows * length / QY_EVALUATE_TOKENS;
+    n = n < n_windows ? n : n_windows;
+    return n < 1 ? 1 : n < QY_EVALUATE_RANGES ? n : QY_EVALUATE_RANGES;
+}
+
 void qy_plan_range(int64_t n, int64_t n_ranges, int64_t r, int64_t *first, int64_t *count)
 {
     *first = *count = 0;

@@ -12,6 +12,9 @@
 
 enum { QY_MAX_SEGMENTS = 1024, QY_CAPTURE_RANGES = 16, QY_EVALUATE_RANGES = 8 };
 
+/* Tokens of an evaluation that are worth a task of their own. */
+enum { QY_EVALUATE_TOKENS = 16384 };
+
 typedef struct {
     qy_spec_t spec;
     qy_arch_t arch;
@@ -68,6 +71,9 @@ void qy_plan_print(const qy_plan_t *plan, FILE *file);
 
 /* Segment that block belongs to. */
 int64_t qy_plan_segment_of(const qy_plan_t *plan, int64_t block);
+
+/* Ranges that the windows of an evaluation text are cut into: 1…QY_EVALUATE_RANGES. */
+int64_t qy_plan_evaluate_ranges(int64_t n_windows, int64_t length);
 
 /* Range r of n items in R ranges: [⌊r n/R⌋, ⌊(r+1) n/R⌋); empty where r is none of them. */
 void qy_plan_range(int64_t n, int64_t n_ranges, int64_t r, int64_t *first, int64_t *count);

@@ -82,9 +82,9 @@ static void print_phases(const qy_plan_t *plan, FILE *file)
                 plan->e2e.warmup, spec->e2e_qp.batch_size, plan->e2e.lr,
                 spec->e2e_qp.lr_unit == QY_LR_UNIT_STEP ? "in units of the step" : "absolute");
     for (int i = 0; i < spec->n_evaluate; i++)
-        fprintf(file, "evaluate   %s: %s, windows of %" PRId64 ", %d tasks\n",
+        fprintf(file, "evaluate   %s: %s, windows of %" PRId64 ", %d models\n",
                 spec->evaluate[i].name, spec->evaluate[i].text, spec->evaluate[i].sequence_length,
-                QY_EVALUATE_RANGES * (spec->e2e_qp.present ? QY_N_VARIANTS : QY_N_VARIANTS - 1));
+                spec->e2e_qp.present ? QY_N_VARIANTS : QY_N_VARIANTS - 1);
     for (int i = 0; i < spec->n_export; i++)
         fprintf(file, "export     %s\n", spec->export_format[i]);
 }

@@ -74,12 +74,18 @@ static qy_status_t begin(capture_t *c, int64_t *next_block, qy_error_t *err)
     const qy_plan_t *plan = c->work->plan;
     char path[QY_PATH_MAX];
     qy_status_t status;
-    for (int64_t b = plan->arch.n_blocks; b > 0; b--) {
+    int64_t from = 0; /* the last place up to which every file is there */
+    for (int64_t b = 1; b <= plan->arch.n_blocks; b++) {
         if (!wanted_at(c, b, path, &status, err))
             continue;
         QY_TRY(status);
         if (!qy_store_has(path, plan, kind_of(c), NULL))
-            continue;
+            break;
+        from = b;
+    }
+    *next_block = from;
+    if (from > 0) {
+        wanted_at(c, from, path, &status, err);
         qy_h5_t *file = NULL;
         QY_TRY(qy_store_open(&file, path, plan, kind_of(c), err));
         void *row = malloc(qy_stream_sample_bytes(c->stream));
@@ -91,10 +97,8 @@ static qy_status_t begin(capture_t *c, int64_t *next_block, qy_error_t *err)
         }
         free(row);
         qy_h5_close(&file);
-        *next_block = b;
         return status;
     }
-    *next_block = 0;
     return qy_forward_embed(&c->forward, c->stream, 0, c->n, c->tokens + c->first * c->length, err);
 }
 

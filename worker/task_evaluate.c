@@ -164,8 +164,7 @@ qy_status_t qy_task_evaluate(const qy_work_t *work, const qy_task_t *task, qy_re
                        plan->spec.n_evaluate);
     QY_TRY(qy_store_read_tokens(&tokens, &all, &length, plan, plan->spec.evaluate[task->text].name,
                                 err));
-    qy_plan_range(all, all < QY_EVALUATE_RANGES ? all : QY_EVALUATE_RANGES, task->range, &first,
-                  &n);
+    qy_plan_range(all, qy_plan_evaluate_ranges(all, length), task->range, &first, &n);
     qy_status_t status =
         evaluate_range(work, task, tokens + first * length, n, length, result, err);
     free(tokens);

@@ -13,7 +13,7 @@
 
 #include "jobs/finished.h"
 
-enum { TEXT_BYTES = 6000, BLOCKS = 6 };
+enum { TEXT_BYTES = 96000, BLOCKS = 6 };
 
 /* Every failure of a set-up is told with its text. */
 static void must(qy_status_t status, const qy_error_t *err)
@@ -361,7 +361,7 @@ static void do_evaluate(const fake_run_t *run, const qy_task_t *task, qy_result_
     qy_error_t err;
     must(qy_store_read_tokens(&tokens, &all, &length, run->plan, "a", &err), &err);
     free(tokens);
-    qy_plan_range(all, all < QY_EVALUATE_RANGES ? all : QY_EVALUATE_RANGES, task->range, &first,
+    qy_plan_range(all, qy_plan_evaluate_ranges(all, length), task->range, &first,
                   &result->n_values);
     result->values = malloc((size_t)result->n_values * sizeof *result->values);
     assert_non_null(result->values);

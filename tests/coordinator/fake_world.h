@@ -56,6 +56,9 @@ void world_fail_task(world_t *w, int peer, const qy_task_t *task, qy_status_t st
 
 /* Number of ledger entries of a kind whose text has the word. */
 int world_count_entries(const fake_run_t *run, qy_ledger_kind_t kind, const char *word);
+/* Ranges that the evaluation text of the run is cut into; more than one. */
+int64_t world_ranges(const fake_run_t *run);
+
 /* Those of the first n variants are exact, the others are not there. */
 void world_check_perplexities(const fake_run_t *run, int n_variants);
 

@@ -43,7 +43,7 @@ static void test_whole_run(void **state)
     assert_string_equal(w.phases, "tokens capture quantize stitch e2e_qp evaluate export ");
     assert_int_equal(w.n_tasks[QY_TASK_CAPTURE], 8 + 4);
     assert_int_equal(w.n_tasks[QY_TASK_SEGMENT], 3);
-    assert_int_equal(w.n_tasks[QY_TASK_EVALUATE], QY_N_VARIANTS * QY_EVALUATE_RANGES);
+    assert_int_equal(w.n_tasks[QY_TASK_EVALUATE], QY_N_VARIANTS * world_ranges(&run));
     assert_int_equal(w.n_e2e, 3);
     assert_int_equal(w.n_exports, 1);
     assert_int_equal(w.n_blocks_done, 6);
@@ -107,7 +107,7 @@ static void test_changed_evaluation(void **state)
     world_say_hello_all(&w);
     world_drive_to_end(&w);
     assert_string_equal(w.phases, "tokens evaluate ");
-    assert_int_equal(w.n_tasks[QY_TASK_EVALUATE], QY_VARIANT_FINAL * QY_EVALUATE_RANGES);
+    assert_int_equal(w.n_tasks[QY_TASK_EVALUATE], QY_VARIANT_FINAL * world_ranges(&run));
     world_end(&w);
     world_check_perplexities(&run, QY_VARIANT_FINAL);
     fake_run_plan_again(&run, false, 'A'); /* back: its values are still there */

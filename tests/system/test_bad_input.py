@@ -77,7 +77,7 @@ with scratch() as folder:
         cases.append((f"header: {name}", job, (word,), (f"model={copy}",)))
     other = model_copy(folder, "other")
     edit_json(os.path.join(other, "config.json"), model_type="mamba", architectures=["MambaForCausalLM"])
-    cases.append(("unknown architecture", job, ("amba", "llama", "opt"), (f"model={other}",)))
+    cases.append(("unknown architecture", job, ("amba", "Llama", "OPT"), (f"model={other}",)))
     pattern = model_copy(folder, "pattern")
     edit_json(os.path.join(pattern, "tokenizer.json"), pre_tokenizer={"type": "Sequence", "pretokenizers": [
         {"type": "Split", "pattern": {"Regex": "(unclosed"}, "behavior": "Isolated", "invert": False},
