@@ -130,6 +130,12 @@ qy_status_t qy_device_download(const qy_device_t *dev, void *dst, const void *sr
     return dev->vtable->download(dev, dst, src, bytes, err);
 }
 
+qy_status_t qy_device_download_queued(const qy_device_t *dev, void *dst, const void *src,
+                                      size_t bytes, qy_error_t *err)
+{
+    return dev->vtable->download_queued(dev, dst, src, bytes, err);
+}
+
 qy_status_t qy_device_copy(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
                            qy_error_t *err)
 {

@@ -36,6 +36,8 @@ struct qy_device_vtable {
                           qy_error_t *err);
     qy_status_t (*download)(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
                             qy_error_t *err);
+    qy_status_t (*download_queued)(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
+                                   qy_error_t *err);
     qy_status_t (*copy)(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
                         qy_error_t *err);
     qy_status_t (*wait)(const qy_device_t *dev, qy_error_t *err);
@@ -66,6 +68,9 @@ qy_status_t qy_device_upload(const qy_device_t *dev, void *dst, const void *src,
                              qy_error_t *err);
 qy_status_t qy_device_download(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
                                qy_error_t *err);
+/* Queued: dst is there after the next wait; what is queued later may write src. */
+qy_status_t qy_device_download_queued(const qy_device_t *dev, void *dst, const void *src,
+                                      size_t bytes, qy_error_t *err);
 qy_status_t qy_device_copy(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
                            qy_error_t *err);
 qy_status_t qy_device_wait(const qy_device_t *dev, qy_error_t *err);

@@ -91,6 +91,7 @@ static const struct qy_device_vtable vtable = {
     .host_release = memory_release,
     .upload = memory_copy,
     .download = memory_copy,
+    .download_queued = memory_copy,
     .copy = memory_copy,
     .wait = wait_for_nothing,
     .memory = memory_state,

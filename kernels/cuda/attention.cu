@@ -98,7 +98,7 @@ static qy_status_t describe(attention_t *a, const qy_tensor_t *q, const qy_tenso
 
 static bool takes_mma(const attention_t &a, qy_dtype_t dtype)
 {
-    return dtype != QY_F32 && a.d % 8 == 0 && a.d <= QY_MMA_MAX_D &&
+    return dtype != QY_F32 && a.scale > 0.0f && a.d % 8 == 0 && a.d <= QY_MMA_MAX_D &&
            qy_aligned(a.q, a.k, a.v, a.o, a.d_o) && qy_aligned(a.dq, a.dk, a.dv);
 }
 

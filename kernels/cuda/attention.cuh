@@ -42,7 +42,7 @@ enum { QY_PLAIN_MAX_D = 256, QY_MMA_MAX_D = 128 };
 qy_status_t qy_attention_plain_fwd(const qy_device_t *dev, const attention_t &a, qy_error_t *err);
 qy_status_t qy_attention_plain_bwd(const qy_device_t *dev, const attention_t &a, qy_error_t *err);
 
-/* Halves only, d a multiple of 8 up to QY_MMA_MAX_D, every tensor aligned to 16 bytes. */
+/* Halves only, scale > 0, d a multiple of 8 up to QY_MMA_MAX_D, tensors aligned to 16 bytes. */
 qy_status_t qy_attention_mma_fwd(const qy_device_t *dev, const attention_t &a, qy_error_t *err);
 qy_status_t qy_attention_mma_bwd(const qy_device_t *dev, const attention_t &a, qy_error_t *err);
 

@@ -22,14 +22,17 @@ template <typename T, int D, int ROWS>
 __device__ static inline void copy_tile(T *to, const void *from, const attention_t &a, int sample,
                                         int first, int head, int heads)
 {
-    const int CHUNKS = D / 8;
-    for (int i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
-        int row = i / CHUNKS, col = i % CHUNKS * 8;
-        bool there = first + row < a.t && col < a.d;
-        const T *x = static_cast<const T *>(from);
-        if (there)
-            x += row_at(a, sample, first + row, head, heads) + col;
-        copy_async<16>(to + row * (D + TILE_PAD) + col, x, there);
+    const int CHUNKS = D / 8, STEP = THREADS / CHUNKS;
+    static_assert(THREADS % CHUNKS == 0 && ROWS % STEP == 0, "every thread copies as much");
+    int row = threadIdx.x / CHUNKS, col = threadIdx.x % CHUNKS * 8;
+    const T *x = static_cast<const T *>(from);
+    const int64_t at = row_at(a, sample, first + row, head, heads) + col;
+    const int64_t step = (int64_t)STEP * heads * a.d;
+    to += row * (D + TILE_PAD) + col;
+#pragma unroll
+    for (int i = 0; i < ROWS / STEP; i++) {
+        bool there = first + row + i * STEP < a.t && col < a.d;
+        copy_async<16>(to + i * STEP * (D + TILE_PAD), there ? x + at + i * step : x, there);
     }
 }
 
@@ -66,42 +69,56 @@ __device__ static inline void store_rows(void *to, T *stage, const float (&c)[M]
 
 /* --- forward --------------------------------------------------------------------------------- */
 
-/* Running softmax of a warp's 32 rows: maximum (in log2 units) and this lane's share of the sum. */
+/* Running softmax of a warp's 32 rows: largest score and this lane's share of the sum. */
 struct softmax_t {
     float max[2][2], sum[2][2];
 };
 
-/* Scores become probabilities up to the factor that finish() finds; o is brought to the new scale.
+/* Hides the scores of keys that a query does not see; their rows begin at query first. */
+__device__ static inline void hide(float (&s)[2][FWD_PASS / 8][4], const attention_t &a, int first,
+                                   int key)
+{
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int m = 0; m < 2; m++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int t = first + m * 16 + i / 2 * 8 + lane / 4, lo = first_key(a, t);
+#pragma unroll
+            for (int n = 0; n < FWD_PASS / 8; n++) {
+                int at = key + n * 8 + lane % 4 * 2 + i % 2;
+                s[m][n][i] = at <= t && at >= lo ? s[m][n][i] : -INFINITY;
+            }
+        }
+}
+
+/*
+ * Scores, not yet scaled, become probabilities up to a factor that is found at the end; o is
+ * brought to the new maximum. The scale is positive.
  */
 template <int D>
 __device__ static inline void softmax_step(softmax_t &run, float (&s)[2][FWD_PASS / 8][4],
-                                           float (&o)[2][D / 8][4], const attention_t &a, int first,
-                                           int key, bool masked)
+                                           float (&o)[2][D / 8][4], float scale)
 {
-    const int lane = threadIdx.x % 32;
-    const float scale = a.scale * LOG2_E;
 #pragma unroll
     for (int m = 0; m < 2; m++) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            int t = first + m * 16 + h * 8 + lane / 4, lo = first_key(a, t);
             float top = run.max[m][h], part = 0.0f;
 #pragma unroll
             for (int n = 0; n < FWD_PASS / 8; n++)
 #pragma unroll
-                for (int i = 2 * h; i < 2 * h + 2; i++) {
-                    int at = key + n * 8 + lane % 4 * 2 + i % 2;
-                    s[m][n][i] = !masked || (at <= t && at >= lo) ? s[m][n][i] * scale : -INFINITY;
+                for (int i = 2 * h; i < 2 * h + 2; i++)
                     top = max_t::of(top, s[m][n][i]);
-                }
             top = lanes_reduce<max_t, 4>(top);
             /* Where nothing has been seen yet, any shift will do. */
-            float shift = top == -INFINITY ? 0.0f : top, keep = power_of_two(run.max[m][h] - shift);
+            float shift = top == -INFINITY ? 0.0f : top * scale;
+            float keep = power_of_two(run.max[m][h] * scale - shift);
 #pragma unroll
             for (int n = 0; n < FWD_PASS / 8; n++)
 #pragma unroll
                 for (int i = 2 * h; i < 2 * h + 2; i++) {
-                    s[m][n][i] = power_of_two(s[m][n][i] - shift);
+                    s[m][n][i] = power_of_two(s[m][n][i] * scale - shift);
                     part += s[m][n][i];
                 }
             run.max[m][h] = top;
@@ -143,7 +160,9 @@ static __global__ void __launch_bounds__(THREADS) forward_kernel(attention_t a)
         copy_tile<T, D, FWD_PASS>(v, a.v, a, sample, key, kv_head, a.n_kv);
         if (seen) {
             multiply_transposed<T, 2, FWD_PASS, D>(s, q + warp * 32 * STRIDE, k);
-            softmax_step<D>(run, s, o, a, mine, key, masked);
+            if (masked)
+                hide(s, a, mine, key);
+            softmax_step<D>(run, s, o, a.scale * LOG2_E);
         }
         copy_async_wait();
         __syncthreads(); /* the values are there, the keys have been used */
@@ -161,19 +180,19 @@ static __global__ void __launch_bounds__(THREADS) forward_kernel(attention_t a)
             inverse[m][h] = 1.0f / sum;
             if (lane % 4 == 0 && t < a.t)
                 a.lse[((int64_t)sample * a.h + head) * a.t + t] =
-                    (run.max[m][h] + log2f(sum)) * LN_2;
+                    run.max[m][h] * a.scale + log2f(sum) * LN_2;
         }
     store_rows<T, D, 2>(a.o, q + warp * 32 * STRIDE, o, inverse, a, sample, mine, head, a.h);
 }
 
 /* --- backward -------------------------------------------------------------------------------- */
 
-/* p and p (dp − delta) of one score; lse in units of log2. 0 where it is hidden. */
+/* s becomes p, dp becomes p (dp − delta); lse in units of log2. */
 __device__ static inline void score_gradient(float &s, float &dp, float scale, float lse,
-                                             float delta, bool seen)
+                                             float delta)
 {
-    s = seen ? power_of_two(s * scale - lse) : 0.0f;
-    dp = seen ? s * (dp - delta) : 0.0f;
+    s = power_of_two(s * scale - lse);
+    dp = s * (dp - delta);
 }
 
 /* A block owns 128 queries of a head, a warp 32 of them: dq over tiles of 32 keys. */
@@ -223,11 +242,12 @@ static __global__ void __launch_bounds__(THREADS) dq_kernel(attention_t a)
             for (int n = 0; n < DQ_PASS / 8; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    int t = mine + m * 16 + i / 2 * 8 + lane / 4;
-                    int at = key + n * 8 + lane % 4 * 2 + i % 2;
-                    bool seen = !masked || (at <= t && at >= first_key(a, t));
-                    score_gradient(s[m][n][i], dp[m][n][i], scale, lse[m][i / 2], delta[m][i / 2],
-                                   seen);
+                    if (masked) {
+                        int t = mine + m * 16 + i / 2 * 8 + lane / 4;
+                        int at = key + n * 8 + lane % 4 * 2 + i % 2;
+                        s[m][n][i] = at <= t && at >= first_key(a, t) ? s[m][n][i] : -INFINITY;
+                    }
+                    score_gradient(s[m][n][i], dp[m][n][i], scale, lse[m][i / 2], delta[m][i / 2]);
                 }
         add_product<T, 2, D, DQ_PASS>(dq, dp, k);
     }
@@ -286,10 +306,13 @@ static __global__ void __launch_bounds__(THREADS) dkv_kernel(attention_t a)
         for (int n = 0; n < DKV_PASS / 8; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                int col = n * 8 + lane % 4 * 2 + i % 2, t = query + col;
-                int at = mine + i / 2 * 8 + lane / 4;
-                bool seen = !masked || (t < a.t && at <= t && at >= first_key(a, t));
-                score_gradient(s[0][n][i], dp[0][n][i], scale, lse[col] * LOG2_E, delta[col], seen);
+                int col = n * 8 + lane % 4 * 2 + i % 2;
+                if (masked) {
+                    int t = query + col, at = mine + i / 2 * 8 + lane / 4;
+                    bool seen = t < a.t && at <= t && at >= first_key(a, t);
+                    s[0][n][i] = seen ? s[0][n][i] : -INFINITY;
+                }
+                score_gradient(s[0][n][i], dp[0][n][i], scale, lse[col] * LOG2_E, delta[col]);
             }
         add_product<T, 1, D, DKV_PASS>(dv, s, d_o);
         add_product<T, 1, D, DKV_PASS>(dk, dp, q);

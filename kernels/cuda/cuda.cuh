@@ -23,6 +23,15 @@ struct qy_cuda_retired {
     qy_cuda_retired *next;
 };
 
+/* Device memory that a transfer passes through, so that it runs beside the kernels. */
+struct qy_cuda_stage {
+    void *memory;
+    size_t bytes;
+    cudaEvent_t filled, drained;
+};
+
+enum { QY_STAGES = 4 };
+
 struct qy_cuda_impl {
     int index;
     cudaStream_t stream;
@@ -33,6 +42,9 @@ struct qy_cuda_impl {
     size_t scratch_bytes;
     qy_cuda_retired *retired; /* scratch outgrown: queued kernels or captured graphs may use it */
     char *ring;               /* pinned: small uploads wait here, so that the host need not */
+    cudaStream_t uploads, downloads;
+    qy_cuda_stage up[QY_STAGES], down[QY_STAGES];
+    unsigned n_up, n_down; /* transfers so far: the next one's stage is this modulo QY_STAGES */
     int ring_half;
     size_t ring_used;
     cudaEvent_t ring_free[2]; /* the copies out of a half of the ring are done */

@@ -6,6 +6,8 @@
 #include "kernels/cuda/cuda.cuh"
 #include "kernels/cuda/table.cuh"
 
+/* Transfers of pinned memory up to this size go through a stage, larger ones wait their turn. */
+static const size_t STAGE_LARGEST = (size_t)64 << 20;
 /* Small uploads go through a pinned ring in two halves; a half is waited for before it is reused.
  */
 static const size_t RING_HALF = (size_t)64 << 10, RING_LARGEST = (size_t)4 << 10;
@@ -83,12 +85,74 @@ static qy_status_t upload_small(const qy_device_t *dev, void *dst, const void *s
     return QY_OK;
 }
 
+/* Puts memory aside until close: queued work or a captured graph may still use it. */
+static qy_status_t retire(qy_cuda_impl *impl, void *memory, qy_error_t *err)
+{
+    qy_cuda_retired *old = static_cast<qy_cuda_retired *>(malloc(sizeof *old));
+    if (!old)
+        return qy_fail(err, QY_ERR_MEMORY, "cuda: out of host memory");
+    *old = {memory, impl->retired};
+    impl->retired = old;
+    return QY_OK;
+}
+
+/* The stage of a transfer, large enough; grows at the first use of a size. */
+static qy_status_t take_stage(const qy_device_t *dev, qy_cuda_stage *stage, size_t bytes,
+                              qy_error_t *err)
+{
+    void *grown = NULL;
+    if (bytes <= stage->bytes)
+        return QY_OK;
+    if (!stage->filled)
+        QY_CUDA(cudaEventCreateWithFlags(&stage->filled, cudaEventDisableTiming));
+    if (!stage->drained)
+        QY_CUDA(cudaEventCreateWithFlags(&stage->drained, cudaEventDisableTiming));
+    if (stage->memory)
+        QY_TRY(retire(qy_impl(dev), stage->memory, err));
+    stage->memory = NULL;
+    stage->bytes = 0;
+    QY_TRY(memory_alloc(dev, &grown, bytes, err));
+    stage->memory = grown;
+    stage->bytes = bytes;
+    return QY_OK;
+}
+
+static bool is_pinned(const void *host)
+{
+    cudaPointerAttributes attributes;
+    bool known = cudaPointerGetAttributes(&attributes, host) == cudaSuccess;
+    cudaGetLastError();
+    return known && attributes.type == cudaMemoryTypeHost;
+}
+
+/*
+ * From pinned memory into a stage beside the kernels, from there to dst in the order of the main
+ * stream: the host may queue the next step's inputs while this step runs.
+ */
+static qy_status_t upload_staged(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
+                                 qy_error_t *err)
+{
+    qy_cuda_impl *impl = qy_impl(dev);
+    qy_cuda_stage *stage = &impl->up[impl->n_up % QY_STAGES];
+    QY_TRY(take_stage(dev, stage, bytes, err));
+    QY_CUDA(cudaStreamWaitEvent(impl->uploads, stage->drained, 0));
+    QY_CUDA(cudaMemcpyAsync(stage->memory, src, bytes, cudaMemcpyHostToDevice, impl->uploads));
+    QY_CUDA(cudaEventRecord(stage->filled, impl->uploads));
+    QY_CUDA(cudaStreamWaitEvent(impl->stream, stage->filled, 0));
+    QY_CUDA(cudaMemcpyAsync(dst, stage->memory, bytes, cudaMemcpyDeviceToDevice, impl->stream));
+    QY_CUDA(cudaEventRecord(stage->drained, impl->stream));
+    impl->n_up++;
+    return QY_OK;
+}
+
 static qy_status_t upload(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
                           qy_error_t *err)
 {
     QY_TRY(use(dev, err));
     if (bytes <= RING_LARGEST)
         return upload_small(dev, dst, src, bytes, err);
+    if (bytes <= STAGE_LARGEST && is_pinned(src))
+        return upload_staged(dev, dst, src, bytes, err);
     QY_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, qy_stream(dev)));
     return QY_OK;
 }
@@ -97,6 +161,7 @@ static qy_status_t wait(const qy_device_t *dev, qy_error_t *err)
 {
     QY_TRY(use(dev, err));
     QY_CUDA(cudaStreamSynchronize(qy_stream(dev)));
+    QY_CUDA(cudaStreamSynchronize(qy_impl(dev)->downloads));
     return QY_OK;
 }
 
@@ -106,6 +171,28 @@ static qy_status_t download(const qy_device_t *dev, void *dst, const void *src, 
     QY_TRY(use(dev, err));
     QY_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, qy_stream(dev)));
     return wait(dev, err);
+}
+
+/* Through a stage, so that src may be written again by what is queued next. */
+static qy_status_t download_queued(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
+                                   qy_error_t *err)
+{
+    qy_cuda_impl *impl = qy_impl(dev);
+    QY_TRY(use(dev, err));
+    if (bytes > STAGE_LARGEST || !is_pinned(dst)) {
+        QY_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, impl->stream));
+        return QY_OK;
+    }
+    qy_cuda_stage *stage = &impl->down[impl->n_down % QY_STAGES];
+    QY_TRY(take_stage(dev, stage, bytes, err));
+    QY_CUDA(cudaStreamWaitEvent(impl->stream, stage->drained, 0));
+    QY_CUDA(cudaMemcpyAsync(stage->memory, src, bytes, cudaMemcpyDeviceToDevice, impl->stream));
+    QY_CUDA(cudaEventRecord(stage->filled, impl->stream));
+    QY_CUDA(cudaStreamWaitEvent(impl->downloads, stage->filled, 0));
+    QY_CUDA(cudaMemcpyAsync(dst, stage->memory, bytes, cudaMemcpyDeviceToHost, impl->downloads));
+    QY_CUDA(cudaEventRecord(stage->drained, impl->downloads));
+    impl->n_down++;
+    return QY_OK;
 }
 
 static qy_status_t copy(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
@@ -124,13 +211,28 @@ static qy_status_t memory_state(const qy_device_t *dev, size_t *free_bytes, size
     return QY_OK;
 }
 
+static void drop_stages(qy_cuda_stage *stages)
+{
+    for (int i = 0; i < QY_STAGES; i++) {
+        cudaFree(stages[i].memory);
+        if (stages[i].filled)
+            cudaEventDestroy(stages[i].filled);
+        if (stages[i].drained)
+            cudaEventDestroy(stages[i].drained);
+    }
+}
+
 /* Also undoes an open that failed half way. */
 static void close_device(qy_device_t *dev)
 {
     qy_cuda_impl *impl = qy_impl(dev);
+    const cudaStream_t streams[] = {impl->stream, impl->uploads, impl->downloads};
     cudaSetDevice(impl->index);
-    if (impl->stream)
-        cudaStreamSynchronize(impl->stream);
+    for (cudaStream_t stream : streams)
+        if (stream)
+            cudaStreamSynchronize(stream);
+    drop_stages(impl->up);
+    drop_stages(impl->down);
     qy_cuda_products_destroy(&impl->products);
     while (impl->retired) {
         qy_cuda_retired *next = impl->retired->next;
@@ -146,15 +248,16 @@ static void close_device(qy_device_t *dev)
         if (impl->ring_free[i])
             cudaEventDestroy(impl->ring_free[i]);
     cudaFreeHost(impl->ring);
-    if (impl->stream)
-        cudaStreamDestroy(impl->stream);
+    for (cudaStream_t stream : streams)
+        if (stream)
+            cudaStreamDestroy(stream);
     free(impl);
     dev->impl = NULL;
 }
 
 static const struct qy_device_vtable vtable = {
-    close_device, memory_alloc, memory_release, host_alloc, host_release,
-    upload,       download,     copy,           wait,       memory_state,
+    close_device, memory_alloc,    memory_release, host_alloc, host_release, upload,
+    download,     download_queued, copy,           wait,       memory_state,
 };
 
 qy_status_t qy_cuda_scratch(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err)
@@ -162,15 +265,12 @@ qy_status_t qy_cuda_scratch(const qy_device_t *dev, void **out, size_t bytes, qy
     qy_cuda_impl *impl = qy_impl(dev);
     if (bytes > impl->scratch_bytes) {
         void *grown = NULL;
-        qy_cuda_retired *old = static_cast<qy_cuda_retired *>(malloc(sizeof *old));
-        qy_status_t status = old ? memory_alloc(dev, &grown, bytes, err)
-                                 : qy_fail(err, QY_ERR_MEMORY, "cuda: out of host memory");
+        QY_TRY(memory_alloc(dev, &grown, bytes, err));
+        qy_status_t status = retire(impl, impl->scratch, err);
         if (status != QY_OK) {
-            free(old);
+            cudaFree(grown);
             return status;
         }
-        *old = {impl->scratch, impl->retired};
-        impl->retired = old;
         impl->scratch = grown;
         impl->scratch_bytes = bytes;
     }
@@ -201,6 +301,8 @@ static qy_status_t set_up(qy_device_t *dev, qy_error_t *err)
     qy_cuda_impl *impl = qy_impl(dev);
     void *ring = NULL;
     QY_CUDA(cudaStreamCreateWithFlags(&impl->stream, cudaStreamNonBlocking));
+    QY_CUDA(cudaStreamCreateWithFlags(&impl->uploads, cudaStreamNonBlocking));
+    QY_CUDA(cudaStreamCreateWithFlags(&impl->downloads, cudaStreamNonBlocking));
     for (int i = 0; i < 2; i++)
         QY_CUDA(cudaEventCreateWithFlags(&impl->ring_free[i], cudaEventDisableTiming));
     QY_TRY(host_alloc(dev, &ring, 2 * RING_HALF, err));
@@ -232,6 +334,8 @@ qy_status_t qy_cuda_open(qy_device_t *dev, int index, qy_error_t *err)
     dev->vtable = &vtable;
     if (dev->compute == QY_N_DTYPES)
         dev->compute = QY_BF16;
+    if (dev->threads == 0)
+        dev->threads = 1;
     size_t blas = cublasLtGetVersion();
     snprintf(dev->libraries, sizeof dev->libraries, "CUDA %d.%d; cuBLASLt %zu.%zu.%zu; sm_%d%d",
              runtime / 1000, runtime % 1000 / 10, blas / 10000, blas / 100 % 100, blas % 100,

@@ -5,7 +5,7 @@
 #include "kernels/cuda/group.cuh"
 #include "kernels/cuda/reduce.cuh"
 
-enum { THREADS = 256 };
+enum { THREADS = 256, TEAM = 8 };
 
 /* --- nonfinite, step_begin, adamw ------------------------------------------------------------ */
 
@@ -181,121 +181,113 @@ struct group_t {
 };
 
 /*
- * LANES threads own a group of 8 LANES elements: a thread holds 4 neighbours of its first half and
- * 4 of its second, from the first load to the new w_hat, so every number passes memory once.
+ * 8 threads own a group of 16 K elements and hold it in registers from the first load to the new
+ * w_hat, so that every number passes memory once. A thread has neighbours 2 lane and 2 lane + 1 of
+ * every 16 elements: two of the partial sums that the CPU keeps.
  */
-template <typename G, typename T, int LANES>
-static __global__ void __launch_bounds__(THREADS) update_kernel(update_t<G, T> u)
+template <typename G, typename T, int K>
+static __global__ void __launch_bounds__(THREADS, K > 4 ? 2 : 4) update_kernel(update_t<G, T> u)
 {
     const rates_t rates(u.hyper);
     if (rates.skip)
         return;
-    int64_t thread = blockIdx.x * (int64_t)THREADS + threadIdx.x, group = thread / LANES;
-    int lane = threadIdx.x % LANES;
+    int64_t thread = blockIdx.x * (int64_t)THREADS + threadIdx.x, group = thread / TEAM;
+    int lane = threadIdx.x % TEAM;
     bool mine = group < u.n_groups; /* the others only keep the warp together */
-    int64_t j = mine ? group : 0, at[2] = {j * u.n + lane * 4, j * u.n + (LANES + lane) * 4};
-    float w[2][4], m[2][4], v[2][4], g[2][4];
+    int64_t j = mine ? group : 0, at = j * 16 * K + lane * 2;
+    float w[K][2], m[K][2], v[K][2], g[K][2], ds[2] = {}, outside[2] = {};
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-        load<4>(w[h], u.w + at[h]);
-        load<4>(m[h], u.w_m + at[h]);
-        load<4>(v[h], u.w_v + at[h]);
-        load<4>(g[h], u.dw_hat + at[h]);
+    for (int k = 0; k < K; k++) {
+        load<2>(w[k], u.w + at + 16 * k);
+        load<2>(m[k], u.w_m + at + 16 * k);
+        load<2>(v[k], u.w_v + at + 16 * k);
+        load<2>(g[k], u.dw_hat + at + 16 * k);
     }
     group_t q(u, j);
-    float s = qy_step_used(q.s), z = qy_zero_used(q.z, u.q_max), ds = 0.0f, outside = 0.0f;
-    float w_rate = q.unit * rates.w_step;
+    float s = qy_step_used(q.s), z = qy_zero_used(q.z, u.q_max), w_rate = q.unit * rates.w_step;
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
+    for (int k = 0; k < K; k++) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            group_gradient_t d = group_bwd(g[h][i], w[h][i], s, z, u.q_max);
-            ds += d.ds;
-            outside += d.outside;
-            qy_adam_rule(&w[h][i], &m[h][i], &v[h][i], d.dw * rates.scale * q.unit, w_rate,
+        for (int i = 0; i < 2; i++) {
+            group_gradient_t d = group_bwd(g[k][i], w[k][i], s, z, u.q_max);
+            ds[i] += d.ds;
+            outside[i] += d.outside;
+            qy_adam_rule(&w[k][i], &m[k][i], &v[k][i], d.dw * rates.scale * q.unit, w_rate,
                          rates.bias2, -INFINITY);
         }
         if (mine) {
-            store<4>(u.w + at[h], w[h]);
-            store<4>(u.w_m + at[h], m[h]);
-            store<4>(u.w_v + at[h], v[h]);
+            store<2>(u.w + at + 16 * k, w[k]);
+            store<2>(u.w_m + at + 16 * k, m[k]);
+            store<2>(u.w_v + at + 16 * k, v[k]);
         }
     }
-    ds = lanes_reduce<add_t, LANES>(ds);
-    outside = lanes_reduce<add_t, LANES>(outside);
-    q.update(ds, outside, s, rates, u.train_zero);
+#pragma unroll
+    for (int half = TEAM / 2; half > 0; half /= 2)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            ds[i] += __shfl_xor_sync(QY_WARP_ALL, ds[i], half);
+            outside[i] += __shfl_xor_sync(QY_WARP_ALL, outside[i], half);
+        }
+    q.update(ds[0] + ds[1], outside[0] + outside[1], s, rates, u.train_zero);
     s = qy_step_used(q.s);
     z = qy_zero_used(q.z, u.q_max);
     if (!mine)
         return;
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            w[h][i] = group_fwd(w[h][i], s, z, u.q_max);
-        store<4>(u.w_hat + at[h], w[h]);
+    for (int k = 0; k < K; k++) {
+        w[k][0] = group_fwd(w[k][0], s, z, u.q_max);
+        w[k][1] = group_fwd(w[k][1], s, z, u.q_max);
+        store<2>(u.w_hat + at + 16 * k, w[k]);
     }
     if (lane == 0)
         q.write(u, group);
 }
 
-/* A team owns a group of any size: gradients and w first, then w_hat from the new w. */
-template <typename G, typename T, int TEAM>
+/* 16 threads own a group of any size: gradients and w first, then w_hat from the new w. */
+template <typename G, typename T>
 static __global__ void __launch_bounds__(THREADS) update_any_kernel(update_t<G, T> u)
 {
     const rates_t rates(u.hyper);
-    int64_t group = blockIdx.x * (int64_t)(THREADS / TEAM) + threadIdx.x / TEAM;
-    int lane = threadIdx.x % TEAM;
-    if (rates.skip || group >= u.n_groups)
+    if (rates.skip)
         return;
-    group_t q(u, group);
+    int64_t thread = blockIdx.x * (int64_t)THREADS + threadIdx.x, group = thread / QY_LANES;
+    int lane = threadIdx.x % QY_LANES;
+    bool mine = group < u.n_groups; /* the others only keep the warp together */
+    int64_t j = mine ? group : 0, first = j * u.n + lane, end = mine ? (j + 1) * u.n : 0;
+    group_t q(u, j);
     float s = qy_step_used(q.s), z = qy_zero_used(q.z, u.q_max), ds = 0.0f, outside = 0.0f;
-    int64_t first = group * u.n, end = first + u.n;
-    for (int64_t i = first + lane; i < end; i += TEAM) {
+    for (int64_t i = first; i < end; i += QY_LANES) {
         group_gradient_t d = group_bwd(to_f32(u.dw_hat[i]), u.w[i], s, z, u.q_max);
         ds += d.ds;
         outside += d.outside;
         qy_adam_rule(u.w + i, u.w_m + i, u.w_v + i, d.dw * rates.scale * q.unit,
                      q.unit * rates.w_step, rates.bias2, -INFINITY);
     }
-    ds = team_sum<TEAM>(ds);
-    outside = team_sum<TEAM>(outside);
-    q.update(ds, outside, s, rates, u.train_zero);
+    q.update(lanes_sum_as_cpu(ds), lanes_sum_as_cpu(outside), s, rates, u.train_zero);
     s = qy_step_used(q.s);
     z = qy_zero_used(q.z, u.q_max);
-    for (int64_t i = first + lane; i < end; i += TEAM)
+    for (int64_t i = first; i < end; i += QY_LANES)
         u.w_hat[i] = from_f32<T>(group_fwd(u.w[i], s, z, u.q_max));
-    team_wait<TEAM>(); /* everyone has read the old step */
-    if (lane == 0)
+    __syncwarp(); /* everyone has read the old step */
+    if (mine && lane == 0)
         q.write(u, group);
 }
-
-/* Groups up to this many elements are a warp's, longer ones a block's. */
-static const int64_t WARP_GROUP = 1024;
 
 template <typename G, typename T>
 static qy_status_t launch_update(const qy_device_t *dev, const update_t<G, T> &u, qy_error_t *err)
 {
     cudaStream_t stream = qy_stream(dev);
+    const unsigned blocks = (unsigned)qy_blocks(u.n_groups, THREADS / TEAM);
     bool aligned = qy_aligned(u.w, u.w_m, u.w_v, u.dw_hat, u.w_hat);
-#define LAUNCH(LANES)                                                                              \
-    QY_LAUNCH(update_kernel<G, T, LANES>                                                           \
-              <<<(unsigned)qy_blocks(u.n_groups, THREADS / LANES), THREADS, 0, stream>>>(u))
     if (aligned && u.n == 32)
-        LAUNCH(4);
+        QY_LAUNCH(update_kernel<G, T, 2><<<blocks, THREADS, 0, stream>>>(u));
     else if (aligned && u.n == 64)
-        LAUNCH(8);
+        QY_LAUNCH(update_kernel<G, T, 4><<<blocks, THREADS, 0, stream>>>(u));
     else if (aligned && u.n == 128)
-        LAUNCH(16);
-    else if (aligned && u.n == 256)
-        LAUNCH(32);
-    else if (u.n <= WARP_GROUP)
-        QY_LAUNCH(update_any_kernel<G, T, 32>
-                  <<<(unsigned)qy_blocks(u.n_groups, THREADS / 32), THREADS, 0, stream>>>(u));
+        QY_LAUNCH(update_kernel<G, T, 8><<<blocks, THREADS, 0, stream>>>(u));
     else
-        QY_LAUNCH(update_any_kernel<G, T, THREADS>
-                  <<<(unsigned)u.n_groups, THREADS, 0, stream>>>(u));
-#undef LAUNCH
+        QY_LAUNCH(update_any_kernel<G, T>
+                  <<<(unsigned)qy_blocks(u.n_groups, THREADS / QY_LANES), THREADS, 0, stream>>>(u));
     return QY_OK;
 }
 

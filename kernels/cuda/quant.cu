@@ -6,7 +6,6 @@
 
 enum {
     THREADS = 256,
-    LANES = 16,     /* threads of a group in quant_start: the partial sums that the CPU keeps */
     N_SHRINKS = 60, /* f = 1 − 0.7 i/60 */
     WORD_BITS = 32
 };
@@ -31,32 +30,29 @@ __device__ static double squared_error(const float *w, int64_t n, int lane, floa
                                        float q_max)
 {
     double sum = 0.0;
-    for (int64_t i = lane; i < n; i += LANES) {
+    for (int64_t i = lane; i < n; i += QY_LANES) {
         float d = group_fwd(w[i], s, z, q_max) - w[i];
         sum += (double)d * (double)d;
     }
-#pragma unroll
-    for (int half = LANES / 2; half > 0; half /= 2)
-        sum += __shfl_down_sync(QY_WARP_ALL, sum, half, LANES);
-    return __shfl_sync(QY_WARP_ALL, sum, 0, LANES);
+    return lanes_sum_as_cpu(sum);
 }
 
 /* 16 threads own a group and try its shrinks one after the other. */
 static __global__ void __launch_bounds__(THREADS) start_kernel(start_t a)
 {
-    int64_t thread = blockIdx.x * (int64_t)THREADS + threadIdx.x, group = thread / LANES;
-    int lane = (int)(thread % LANES);
+    int64_t thread = blockIdx.x * (int64_t)THREADS + threadIdx.x, group = thread / QY_LANES;
+    int lane = (int)(thread % QY_LANES);
     bool mine = group < a.n_groups; /* the others only keep the warp together */
     const float *w = a.w + (mine ? group : 0) * a.n;
     float lo = 0.0f, hi = 0.0f, q_max = qy_quant_max(a.bits), best_s = 0.0f, best_z = 0.0f;
     float middle = (float)(1 << (a.bits - 1));
     double best = INFINITY;
-    for (int64_t i = lane; i < a.n; i += LANES) {
+    for (int64_t i = lane; i < a.n; i += QY_LANES) {
         lo = w[i] < lo ? w[i] : lo;
         hi = w[i] > hi ? w[i] : hi;
     }
 #pragma unroll
-    for (int half = LANES / 2; half > 0; half /= 2) {
+    for (int half = QY_LANES / 2; half > 0; half /= 2) {
         float other_lo = __shfl_xor_sync(QY_WARP_ALL, lo, half);
         float other_hi = __shfl_xor_sync(QY_WARP_ALL, hi, half);
         lo = other_lo < lo ? other_lo : lo;
@@ -99,7 +95,7 @@ qy_status_t qy_cuda_quant_start(const qy_device_t *dev, qy_tensor_t *s, qy_tenso
                        bits,
                        symmetric,
                        least_squares ? N_SHRINKS : 1};
-    unsigned blocks = (unsigned)qy_blocks(n_groups, THREADS / LANES);
+    unsigned blocks = (unsigned)qy_blocks(n_groups, THREADS / QY_LANES);
     QY_LAUNCH(start_kernel<<<blocks, THREADS, 0, qy_stream(dev)>>>(a));
     return QY_OK;
 }
@@ -143,32 +139,28 @@ template <typename G> struct fake_quant_bwd_t {
     float q_max;
 };
 
-/* A team owns a group. dw may be dw_hat: each thread reads its number before it writes it. */
-template <typename G, int TEAM>
+/* 16 threads own a group. dw may be dw_hat: each thread reads its number before it writes it. */
+template <typename G>
 static __global__ void __launch_bounds__(THREADS) fake_quant_bwd_kernel(fake_quant_bwd_t<G> a)
 {
-    int64_t group = blockIdx.x * (int64_t)(THREADS / TEAM) + threadIdx.x / TEAM;
-    int lane = threadIdx.x % TEAM;
-    if (group >= a.n_groups)
-        return;
-    float s = qy_step_used(a.s[group]), z = qy_zero_used(a.z[group], a.q_max);
-    float ds = 0.0f, outside = 0.0f;
-    for (int64_t i = group * a.n + lane; i < (group + 1) * a.n; i += TEAM) {
+    int64_t thread = blockIdx.x * (int64_t)THREADS + threadIdx.x, group = thread / QY_LANES;
+    int lane = (int)(thread % QY_LANES);
+    bool mine = group < a.n_groups; /* the others only keep the warp together */
+    int64_t j = mine ? group : 0, end = mine ? (j + 1) * a.n : 0;
+    float s = qy_step_used(a.s[j]), z = qy_zero_used(a.z[j], a.q_max), ds = 0.0f, outside = 0.0f;
+    for (int64_t i = j * a.n + lane; i < end; i += QY_LANES) {
         group_gradient_t g = group_bwd(to_f32(a.dw_hat[i]), a.w[i], s, z, a.q_max);
         ds += g.ds;
         outside += g.outside;
         a.dw[i] = g.dw;
     }
-    ds = team_sum<TEAM>(ds);
-    outside = team_sum<TEAM>(outside);
-    if (lane == 0) {
+    ds = lanes_sum_as_cpu(ds);
+    outside = lanes_sum_as_cpu(outside);
+    if (mine && lane == 0) {
         a.ds[group] = ds;
         a.dz[group] = -s * outside;
     }
 }
-
-/* Groups up to this many elements are a warp's, longer ones a block's. */
-static const int64_t WARP_GROUP = 1024;
 
 qy_status_t qy_cuda_fake_quant_bwd(const qy_device_t *dev, qy_tensor_t *dw, qy_tensor_t *ds,
                                    qy_tensor_t *dz, const qy_tensor_t *dw_hat, const qy_tensor_t *w,
@@ -176,18 +168,13 @@ qy_status_t qy_cuda_fake_quant_bwd(const qy_device_t *dev, qy_tensor_t *dw, qy_t
                                    qy_error_t *err)
 {
     int64_t n_groups = qy_tensor_count(s), n = qy_tensor_count(w) / n_groups;
-    cudaStream_t stream = qy_stream(dev);
+    unsigned blocks = (unsigned)qy_blocks(n_groups, THREADS / QY_LANES);
     QY_WITH_TYPE(dw_hat->dtype, G, {
         const fake_quant_bwd_t<G> a = {qy_data<float>(dw), qy_data<float>(ds), qy_data<float>(dz),
                                        qy_data<G>(dw_hat), qy_data<float>(w),  qy_data<float>(s),
                                        qy_data<float>(z),  n_groups,           n,
                                        qy_quant_max(bits)};
-        if (n <= WARP_GROUP)
-            QY_LAUNCH(fake_quant_bwd_kernel<G, 32>
-                      <<<(unsigned)qy_blocks(n_groups, THREADS / 32), THREADS, 0, stream>>>(a));
-        else
-            QY_LAUNCH(fake_quant_bwd_kernel<G, THREADS>
-                      <<<(unsigned)n_groups, THREADS, 0, stream>>>(a));
+        QY_LAUNCH(fake_quant_bwd_kernel<G><<<blocks, THREADS, 0, qy_stream(dev)>>>(a));
     });
     return QY_OK;
 }
@@ -200,8 +187,16 @@ __device__ static inline float frozen_step(float s)
     return __half2float(__float2half_rn(s < QY_STEP_F16_FLOOR ? QY_STEP_F16_FLOOR : s));
 }
 
+/* A code; that of a NaN is 0. */
+__device__ static inline uint32_t whole(float code)
+{
+    return code > 0.0f ? (uint32_t)code : 0u;
+}
+
 struct freeze_t {
     uint32_t *codes;
+    float *s16;
+    uint8_t *zeros;
     const float *w, *s, *z;
     int64_t rows, cols, n_words, n_groups, n;
     int bits;
@@ -219,25 +214,29 @@ static __global__ void __launch_bounds__(THREADS) freeze_kernel(freeze_t a)
         uint32_t held = 0;
         for (int64_t i = first; i < a.cols && i * a.bits < first_bit + WORD_BITS; i++) {
             int64_t group = row * a.n_groups + i / a.n, shift = i * a.bits - first_bit;
-            uint32_t code = (uint32_t)qy_code(a.w[row * a.cols + i], frozen_step(a.s[group]),
-                                              qy_zero_used(a.z[group], q_max), q_max);
+            uint32_t code = whole(qy_code(a.w[row * a.cols + i], frozen_step(a.s[group]),
+                                          qy_zero_used(a.z[group], q_max), q_max));
             held |= shift >= 0 ? code << shift : code >> -shift;
         }
         a.codes[row * a.n_words + word] = held;
     }
 }
 
-struct freeze_groups_t {
-    float *s16;
-    uint8_t *zeros;
-    const float *s, *z;
-    float q_max;
-    template <int V> __device__ void run(int64_t i) const
-    {
-        s16[i] = frozen_step(s[i]);
-        zeros[i] = (uint8_t)qy_zero_used(z[i], q_max);
+/* 16 threads own a group: its step, NaN where a weight is not finite, and its zero point. */
+static __global__ void __launch_bounds__(THREADS) freeze_groups_kernel(freeze_t a)
+{
+    int64_t thread = blockIdx.x * (int64_t)THREADS + threadIdx.x, group = thread / QY_LANES;
+    int lane = (int)(thread % QY_LANES);
+    bool mine = group < a.rows * a.n_groups; /* the others only keep the warp together */
+    float taint = 0.0f;
+    for (int64_t i = lane; mine && i < a.n; i += QY_LANES)
+        taint += a.w[group * a.n + i] * 0.0f;
+    taint = lanes_sum_as_cpu(taint);
+    if (mine && lane == 0) {
+        a.s16[group] = frozen_step(a.s[group]) + taint;
+        a.zeros[group] = (uint8_t)whole(qy_zero_used(a.z[group], qy_quant_max(a.bits)));
     }
-};
+}
 
 qy_status_t qy_cuda_quant_freeze(const qy_device_t *dev, qy_tensor_t *codes, qy_tensor_t *s16,
                                  qy_tensor_t *zeros, const qy_tensor_t *w, const qy_tensor_t *s,
@@ -246,6 +245,8 @@ qy_status_t qy_cuda_quant_freeze(const qy_device_t *dev, qy_tensor_t *codes, qy_
     int64_t rows = qy_tensor_rows(w), cols = qy_tensor_cols(w), n_groups = qy_tensor_cols(s);
     int64_t n_words = qy_tensor_cols(codes);
     const freeze_t a = {qy_data<uint32_t>(codes),
+                        qy_data<float>(s16),
+                        qy_data<uint8_t>(zeros),
                         qy_data<float>(w),
                         qy_data<float>(s),
                         qy_data<float>(z),
@@ -257,9 +258,10 @@ qy_status_t qy_cuda_quant_freeze(const qy_device_t *dev, qy_tensor_t *codes, qy_
                         bits};
     const dim3 blocks((unsigned)qy_blocks(n_words, THREADS), row_blocks(rows));
     QY_LAUNCH(freeze_kernel<<<blocks, THREADS, 0, qy_stream(dev)>>>(a));
-    const freeze_groups_t body = {qy_data<float>(s16), qy_data<uint8_t>(zeros), qy_data<float>(s),
-                                  qy_data<float>(z), qy_quant_max(bits)};
-    return qy_each<1>(dev, qy_tensor_count(s), true, body, err);
+    /* Codes first: s16 may be s. */
+    unsigned groups = (unsigned)qy_blocks(rows * n_groups, THREADS / QY_LANES);
+    QY_LAUNCH(freeze_groups_kernel<<<groups, THREADS, 0, qy_stream(dev)>>>(a));
+    return QY_OK;
 }
 
 /* V codes of a row from element i on, i a multiple of V: at most 64 bits in at most 3 words. */

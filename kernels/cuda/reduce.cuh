@@ -60,13 +60,18 @@ template <int TEAM> __device__ static inline float team_max(float x)
     return team_reduce<max_t, TEAM>(x);
 }
 
-/* Everything a thread of the team did to memory before is seen by the others after. */
-template <int TEAM> __device__ static inline void team_wait()
+/*
+ * The CPU's order of sums within a group: 16 partial sums, element i in number i mod 16, then added
+ * in pairs 8, 4, 2 and 1 apart. Here 16 neighbouring lanes hold one each; all get the result.
+ */
+enum { QY_LANES = 16 };
+
+template <typename T> __device__ static inline T lanes_sum_as_cpu(T x)
 {
-    if (TEAM == 32)
-        __syncwarp();
-    else
-        __syncthreads();
+#pragma unroll
+    for (int half = QY_LANES / 2; half > 0; half /= 2)
+        x += __shfl_xor_sync(QY_WARP_ALL, x, half);
+    return x;
 }
 
 #endif

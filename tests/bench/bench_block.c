@@ -366,7 +366,8 @@ static void advance(bench_t *b, long step)
 {
     upload_batch(b, step);
     forward(b);
-    bench_need(qy_device_download(b->dev, b->host_y, b->y.data, qy_tensor_bytes(&b->y), &err), err);
+    bench_need(
+        qy_device_download_queued(b->dev, b->host_y, b->y.data, qy_tensor_bytes(&b->y), &err), err);
 }
 
 static void unpack(bench_t *b)
