@@ -168,12 +168,12 @@ static void test_e2e_rates(void **state)
     assert_int_equal(plan->e2e.steps, 128);
     assert_int_equal(plan->e2e.steps_per_epoch, 32);
     assert_int_equal(plan->e2e.warmup, 4);
-    assert_close(plan->e2e.lr, 0.3 / 65.0, 1e-15);
+    assert_close(plan->e2e.lr, 0.6 / 65.0, 1e-15);
     assert_int_equal(plan->n_e2e_ranges, 16);
     double sum = 0.0;
     for (int64_t k = 0; k < 128; k++)
         sum += qy_e2e_rate(plan, k);
-    assert_close(sum, 0.3, 1e-12);
+    assert_close(sum, 0.6, 1e-12);
     assert_close(qy_e2e_rate(plan, 0), plan->e2e.lr / 4.0, 1e-15);
     assert_close(qy_e2e_rate(plan, 3), plan->e2e.lr, 1e-15);
     assert_close(qy_e2e_rate(plan, 4), plan->e2e.lr, 1e-15);
@@ -194,8 +194,8 @@ static void test_e2e_rates(void **state)
     plan = make_plan(TINY_JOB, "e2e_qp.batch_size=8", 1); /* a single update, of warmup: capped */
     assert_int_equal(plan->e2e.steps, 1);
     assert_int_equal(plan->n_e2e_ranges, 0);
-    assert_true(plan->e2e.lr == 0.01);
-    assert_true(qy_e2e_rate(plan, 0) == 0.01);
+    assert_true(plan->e2e.lr == 0.02);
+    assert_true(qy_e2e_rate(plan, 0) == 0.02);
     qy_plan_destroy(&plan);
     plan = make_plan(TINY_JOB, NULL, 1);
     assert_true(plan->e2e_samples == 0 && plan->e2e.steps == 0);
