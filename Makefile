@@ -31,8 +31,10 @@ build: deps
 	@[ -f $(BUILD)/build.ninja ] || cmake --preset cpu -DQUARRY_CUDA=AUTO -DCMAKE_INSTALL_PREFIX=$(PREFIX) >/dev/null
 	@cmake --build $(BUILD) -j $(JOBS)
 
+# Two workers with one thread each; the same command continues what is there.
 demo: build
-	@$(BUILD)/quarry run configs/demo.yaml
+	@mpirun $$([ $$(id -u) = 0 ] && echo --allow-run-as-root) --oversubscribe --bind-to none -n 2 \
+	  $(BUILD)/quarry run configs/demo.yaml --set resources.threads=1
 
 check: build
 	@ctest --test-dir $(BUILD) --output-on-failure
