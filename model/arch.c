@@ -13,7 +13,6 @@ enum {
     CONFIG_MAX = 16 << 20,
     BLOCKS_MAX = 4096,
     HEADS_MAX = 4096,
-    HEAD_DIM_MAX = 4096,
     WIDTH_MAX = 1 << 20,
     VOCAB_MAX = 1 << 24,
     POSITIONS_MAX = 1 << 27
@@ -42,6 +41,17 @@ static qy_status_t read_size(const config_t *c, const char *key, int64_t max, in
         return qy_fail(err, QY_ERR_FORMAT, "%s: \"%s\" is %lld, 1 to %lld expected", c->path, key,
                        (long long)value, (long long)max);
     *out = value;
+    return QY_OK;
+}
+
+/* A size whose key the family may lack, with what absent (0: as null) and null stand for. */
+static qy_status_t read_own_size(const config_t *c, const char *key, int64_t max, int64_t absent,
+                                 int64_t null, int64_t *out, qy_error_t *err)
+{
+    const json_t *given = key ? json_object_get(c->root, key) : NULL;
+    if (given && !json_is_null(given))
+        return read_size(c, key, max, 0, out, err);
+    *out = given || !absent ? null : absent;
     return QY_OK;
 }
 
@@ -118,22 +128,18 @@ static qy_status_t read_heads(const config_t *c, const qy_family_row_t *row, qy_
                               qy_error_t *err)
 {
     QY_TRY(read_size(c, "num_attention_heads", HEADS_MAX, 0, &arch->n_heads, err));
-    arch->n_kv_heads = arch->n_heads;
-    if (row->kv_heads_key)
-        QY_TRY(read_size(c, row->kv_heads_key, HEADS_MAX, arch->n_heads, &arch->n_kv_heads, err));
+    QY_TRY(read_own_size(c, row->kv_heads_key, HEADS_MAX, row->kv_heads, arch->n_heads,
+                         &arch->n_kv_heads, err));
     if (arch->n_heads % arch->n_kv_heads != 0)
         return qy_fail(err, QY_ERR_FORMAT, "%s: \"%s\" %lld does not divide %lld heads", c->path,
                        row->kv_heads_key, (long long)arch->n_kv_heads, (long long)arch->n_heads);
 
-    const json_t *given = row->head_dim_key ? json_object_get(c->root, row->head_dim_key) : NULL;
-    if (given && !json_is_null(given)) {
-        QY_TRY(read_size(c, row->head_dim_key, HEAD_DIM_MAX, 0, &arch->head_dim, err));
-    } else if (arch->hidden % arch->n_heads != 0 || arch->hidden / arch->n_heads > HEAD_DIM_MAX) {
+    int64_t shared = arch->hidden % arch->n_heads ? 0 : arch->hidden / arch->n_heads;
+    QY_TRY(read_own_size(c, row->head_dim_key, QY_HEAD_DIM_MAX, row->head_dim, shared,
+                         &arch->head_dim, err));
+    if (arch->head_dim < 1 || arch->head_dim > QY_HEAD_DIM_MAX)
         return qy_fail(err, QY_ERR_FORMAT, "%s: %lld heads do not divide \"hidden_size\" %lld",
                        c->path, (long long)arch->n_heads, (long long)arch->hidden);
-    } else {
-        arch->head_dim = arch->hidden / arch->n_heads;
-    }
     if (row->rope && arch->head_dim % 2 != 0)
         return qy_fail(err, QY_ERR_FORMAT, "%s: heads of %lld numbers cannot be rotated in pairs",
                        c->path, (long long)arch->head_dim);
@@ -157,6 +163,67 @@ static qy_status_t read_sizes(const config_t *c, const qy_family_row_t *row, qy_
                            c->path, row->same_as_hidden_key, (long long)other,
                            (long long)arch->hidden);
     }
+    return QY_OK;
+}
+
+/* --- sliding windows --- */
+
+/* Whether block i has the window, as the keys of the family say, or layer_types. */
+static qy_status_t block_slides(const config_t *c, const json_t *types, int64_t i, int64_t first,
+                                bool *out, qy_error_t *err)
+{
+    *out = i >= first;
+    if (!types)
+        return QY_OK;
+    const char *type = json_string_value(json_array_get(types, (size_t)i));
+    if (!type || (strcmp(type, "full_attention") != 0 && strcmp(type, "sliding_attention") != 0))
+        return qy_fail(err, QY_ERR_UNSUPPORTED,
+                       "%s: \"layer_types\": block %lld is \"%.60s\" (known: full_attention, "
+                       "sliding_attention)",
+                       c->path, (long long)i, type ? type : "(no name)");
+    *out = *type == 's';
+    return QY_OK;
+}
+
+/* All blocks alike: *slides. A program is built once for all of them. */
+static qy_status_t all_slide(const config_t *c, const qy_family_window_t *w, const json_t *types,
+                             int64_t n_blocks, int64_t first, bool *slides, qy_error_t *err)
+{
+    if (types && json_array_size(types) != (size_t)n_blocks)
+        return qy_fail(err, QY_ERR_FORMAT, "%s: \"layer_types\" of %zu layers, %lld expected",
+                       c->path, json_array_size(types), (long long)n_blocks);
+    for (int64_t i = 0; i < n_blocks; i++) {
+        bool one = false;
+        QY_TRY(block_slides(c, types, i, first, &one, err));
+        if (i > 0 && one != *slides)
+            return qy_fail(err, QY_ERR_UNSUPPORTED,
+                           "%s: \"%s\": a sliding window in some blocks only (block %lld differs)",
+                           c->path, types ? "layer_types" : w->first_key, (long long)i);
+        *slides = one;
+    }
+    return QY_OK;
+}
+
+static qy_status_t read_window(const config_t *c, const qy_family_row_t *row, qy_arch_t *arch,
+                               qy_error_t *err)
+{
+    const qy_family_window_t *w = &row->window;
+    const json_t *types = NULL;
+    bool on = w->key && !w->switch_key, slides = false;
+    int64_t length = 0, first = w->first;
+    QY_TRY(qy_json_array(c->root, c->path, "layer_types", &types, err));
+    if (w->switch_key)
+        QY_TRY(qy_json_bool(c->root, c->path, w->switch_key, &on, err));
+    if (on)
+        QY_TRY(read_own_size(c, w->key, POSITIONS_MAX, w->length, 0, &length, err));
+    if (length > 0 && w->first_key)
+        QY_TRY(qy_json_i64(c->root, c->path, w->first_key, &first, err));
+    QY_TRY(all_slide(c, w, types, arch->n_blocks, length > 0 ? first : INT64_MAX, &slides, err));
+    if (types && slides != (length > 0) && (slides || !w->by_layer_types))
+        return qy_fail(err, QY_ERR_FORMAT, "%s: \"layer_types\" %s \"%s\"", c->path,
+                       slides ? "asks for sliding attention without a" : "contradicts",
+                       w->key ? w->key : "sliding_window");
+    arch->window = slides ? length : 0;
     return QY_OK;
 }
 
@@ -302,6 +369,7 @@ static qy_status_t fill(const config_t *c, qy_arch_t *arch, qy_error_t *err)
     arch->tied_head = row->tied;
     QY_TRY(qy_json_bool(c->root, c->path, "tie_word_embeddings", &arch->tied_head, err));
     QY_TRY(read_sizes(c, row, arch, err));
+    QY_TRY(read_window(c, row, arch, err));
     if (row->rope)
         QY_TRY(read_rope(c, arch, err));
     arch->learned_positions = !row->rope;
@@ -329,74 +397,4 @@ qy_status_t qy_arch_read(qy_arch_t *arch, const char *model_dir, qy_error_t *err
     if (status == QY_OK)
         *arch = made;
     return status;
-}
-
-/* --- what follows from an arch --- */
-
-/* Source: transformers 5.17 modeling_rope_utils.py, _compute_llama3_parameters. */
-static double llama3_frequency(const qy_arch_t *arch, double f)
-{
-    double original = (double)arch->rope_original_positions;
-    double wavelength = 2 * M_PI / f;
-    if (wavelength < original / arch->rope_high_freq)
-        return f;
-    if (wavelength > original / arch->rope_low_freq)
-        return f / arch->rope_factor;
-    double smooth = (original / wavelength - arch->rope_low_freq) /
-                    (arch->rope_high_freq - arch->rope_low_freq);
-    return (1 - smooth) * f / arch->rope_factor + smooth * f;
-}
-
-void qy_arch_rope_frequencies(const qy_arch_t *arch, double *f)
-{
-    if (arch->rope_kind == QY_ROPE_NONE)
-        return;
-    for (int64_t i = 0; i < arch->head_dim / 2; i++) {
-        f[i] = pow(arch->rope_theta, -2 * (double)i / (double)arch->head_dim);
-        if (arch->rope_kind == QY_ROPE_LINEAR)
-            f[i] /= arch->rope_factor;
-        else if (arch->rope_kind == QY_ROPE_LLAMA3)
-            f[i] = llama3_frequency(arch, f[i]);
-    }
-}
-
-void qy_arch_rope_tables(const qy_arch_t *arch, int64_t positions, float *cosine, float *sine)
-{
-    double f[HEAD_DIM_MAX / 2];
-    int64_t half = arch->head_dim / 2;
-    qy_arch_rope_frequencies(arch, f);
-    if (arch->rope_kind == QY_ROPE_NONE)
-        return;
-    for (int64_t p = 0; p < positions; p++)
-        for (int64_t i = 0; i < half; i++) {
-            double angle = (double)p * f[i];
-            cosine[p * half + i] = (float)cos(angle);
-            sine[p * half + i] = (float)sin(angle);
-        }
-}
-
-int64_t qy_arch_block_weights(const qy_arch_t *arch)
-{
-    int64_t n = 0;
-    for (int i = 0; i < QY_N_LINEARS; i++)
-        n += arch->linear[i].out * arch->linear[i].in;
-    return n;
-}
-
-static int64_t norm_parameters(const qy_norm_desc_t *norm)
-{
-    return norm->size * (norm->bias ? 2 : 1);
-}
-
-int64_t qy_arch_parameters(const qy_arch_t *arch)
-{
-    int64_t block = qy_arch_block_weights(arch);
-    for (int i = 0; i < QY_N_LINEARS; i++)
-        block += arch->linear[i].bias ? arch->linear[i].out : 0;
-    for (int i = 0; i < QY_N_NORMS; i++)
-        block += norm_parameters(&arch->norm[i]);
-    int64_t rows = arch->vocab * (arch->tied_head ? 1 : 2);
-    if (arch->learned_positions)
-        rows += arch->max_positions + arch->position_offset;
-    return arch->n_blocks * block + rows * arch->hidden + norm_parameters(&arch->final_norm);
 }

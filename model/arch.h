@@ -1,7 +1,6 @@
 /*
- * A decoder-only transformer as data: sizes and switches read from config.json. Families (llama,
- * opt, and those to come) differ in the values here and in the rows of the block program, never in
- * code.
+ * A decoder-only transformer as data: sizes and switches read from config.json. Families differ in
+ * the values here and in the rows of the block program, never in code.
  *
  * Source of fields and defaults: transformers 5.17 configuration classes, 4.x and 5.x layouts.
  */
@@ -13,7 +12,14 @@
 
 #include "base/status.h"
 
-typedef enum { QY_FAMILY_LLAMA, QY_FAMILY_OPT, QY_N_FAMILIES } qy_family_t;
+typedef enum {
+    QY_FAMILY_LLAMA,
+    QY_FAMILY_MISTRAL,
+    QY_FAMILY_QWEN2,
+    QY_FAMILY_QWEN3,
+    QY_FAMILY_OPT,
+    QY_N_FAMILIES
+} qy_family_t;
 typedef enum { QY_NORM_RMS, QY_NORM_LAYER } qy_norm_kind_t;
 typedef enum { QY_ACT_SILU_GATE, QY_ACT_RELU } qy_act_kind_t;
 typedef enum { QY_ROPE_NONE, QY_ROPE_DEFAULT, QY_ROPE_LINEAR, QY_ROPE_LLAMA3 } qy_rope_kind_t;
@@ -33,7 +39,7 @@ typedef enum {
 /* The norms of a block. NORM_Q and NORM_K act on each head after the projection. */
 typedef enum { QY_NORM_ATTENTION, QY_NORM_MLP, QY_NORM_Q, QY_NORM_K, QY_N_NORMS } qy_norm_id_t;
 
-enum { QY_NAME_MAX = 64 };
+enum { QY_NAME_MAX = 64, QY_HEAD_DIM_MAX = 4096 };
 
 typedef struct {
     bool present, bias;
@@ -56,7 +62,7 @@ typedef struct {
     qy_norm_kind_t norm_kind;
     float norm_eps;
     qy_act_kind_t act_kind;
-    int64_t window; /* sliding window of the attention; 0: none */
+    int64_t window; /* sliding window of every block's attention; 0: none */
 
     qy_rope_kind_t rope_kind;
     double rope_theta, rope_factor, rope_low_freq, rope_high_freq;
@@ -77,8 +83,9 @@ typedef struct {
 
 /*
  * Reads DIR/config.json. UNSUPPORTED names what is not known (architecture, with the list of known
- * ones; rope type; activation; post-norm…); FORMAT names file, key and value; every size is checked
- * to be positive and consistent (heads × head_dim, kv heads divide heads).
+ * ones; rope type; activation; post-norm; windows in some blocks only…); FORMAT names file, key and
+ * value; every size is checked to be positive and consistent (heads × head_dim, kv heads divide
+ * heads).
  */
 qy_status_t qy_arch_read(qy_arch_t *arch, const char *model_dir, qy_error_t *err);
 

@@ -2,6 +2,21 @@
 
 #include <stddef.h>
 
+/* Tensor names that the descendants of Llama share. */
+#define LLAMA_LINEARS                                                                              \
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",                \
+        "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"
+#define LLAMA_NORMS "input_layernorm", "post_attention_layernorm"
+#define LLAMA_OUTER                                                                                \
+    .block_prefix = "model.layers.", .embedding = "model.embed_tokens.weight",                     \
+    .final_norm = "model.norm", .head = "lm_head.weight"
+
+#define QWEN_WINDOW                                                                                \
+    {                                                                                              \
+        .key = "sliding_window", .length = 4096, .switch_key = "use_sliding_window",               \
+        .first_key = "max_window_layers", .first = 28, .by_layer_types = true                      \
+    }
+
 const qy_family_row_t qy_families[QY_N_FAMILIES] = {
     {
         .architecture = "LlamaForCausalLM",
@@ -21,13 +36,76 @@ const qy_family_row_t qy_families[QY_N_FAMILIES] = {
         .qkv_bias = {"attention_bias", false},
         .o_bias = {"attention_bias", false},
         .mlp_bias = {"mlp_bias", false},
-        .linear = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-                   "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"},
-        .norm = {"input_layernorm", "post_attention_layernorm", NULL, NULL},
-        .block_prefix = "model.layers.",
-        .embedding = "model.embed_tokens.weight",
-        .final_norm = "model.norm",
-        .head = "lm_head.weight",
+        .linear = {LLAMA_LINEARS},
+        .norm = {LLAMA_NORMS, NULL, NULL},
+        LLAMA_OUTER,
+    },
+    {
+        .architecture = "MistralForCausalLM",
+        .model_type = "mistral",
+        .family = QY_FAMILY_MISTRAL,
+        .norm_kind = QY_NORM_RMS,
+        .act_kind = QY_ACT_SILU_GATE,
+        .intermediate_key = "intermediate_size",
+        .kv_heads_key = "num_key_value_heads",
+        .kv_heads = 8,
+        .head_dim_key = "head_dim",
+        .act_key = "hidden_act",
+        .act_name = "silu",
+        .eps_key = "rms_norm_eps",
+        .eps = 1e-6,
+        .tied = false,
+        .window = {.key = "sliding_window", .length = 4096},
+        .rope = true,
+        .linear = {LLAMA_LINEARS},
+        .norm = {LLAMA_NORMS, NULL, NULL},
+        LLAMA_OUTER,
+    },
+    {
+        .architecture = "Qwen2ForCausalLM",
+        .model_type = "qwen2",
+        .family = QY_FAMILY_QWEN2,
+        .norm_kind = QY_NORM_RMS,
+        .act_kind = QY_ACT_SILU_GATE,
+        .intermediate_key = "intermediate_size",
+        .kv_heads_key = "num_key_value_heads",
+        .kv_heads = 32,
+        .head_dim_key = "head_dim",
+        .act_key = "hidden_act",
+        .act_name = "silu",
+        .eps_key = "rms_norm_eps",
+        .eps = 1e-6,
+        .tied = false,
+        .window = QWEN_WINDOW,
+        .rope = true,
+        .qkv_bias = {NULL, true},
+        .linear = {LLAMA_LINEARS},
+        .norm = {LLAMA_NORMS, NULL, NULL},
+        LLAMA_OUTER,
+    },
+    {
+        .architecture = "Qwen3ForCausalLM",
+        .model_type = "qwen3",
+        .family = QY_FAMILY_QWEN3,
+        .norm_kind = QY_NORM_RMS,
+        .act_kind = QY_ACT_SILU_GATE,
+        .intermediate_key = "intermediate_size",
+        .kv_heads_key = "num_key_value_heads",
+        .kv_heads = 32,
+        .head_dim_key = "head_dim",
+        .head_dim = 128,
+        .act_key = "hidden_act",
+        .act_name = "silu",
+        .eps_key = "rms_norm_eps",
+        .eps = 1e-6,
+        .tied = false,
+        .window = QWEN_WINDOW,
+        .rope = true,
+        .qkv_bias = {"attention_bias", false},
+        .o_bias = {"attention_bias", false},
+        .linear = {LLAMA_LINEARS},
+        .norm = {LLAMA_NORMS, "self_attn.q_norm", "self_attn.k_norm"},
+        LLAMA_OUTER,
     },
     {
         .architecture = "OPTForCausalLM",

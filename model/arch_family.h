@@ -20,6 +20,16 @@ typedef struct {
     const char *reason;
 } qy_family_demand_t;
 
+/* Sliding windows: which blocks have one, and how far it reaches. */
+typedef struct {
+    const char *key;        /* its length, null for none; NULL: the family has no windows */
+    int64_t length;         /* where the key is absent */
+    const char *switch_key; /* must be true for any window; NULL: no such key */
+    const char *first_key;  /* blocks before this one have none; NULL: all have it */
+    int64_t first;          /* where that key is absent */
+    bool by_layer_types;    /* the list layer_types, where it is there, decides in place of first */
+} qy_family_window_t;
+
 enum { QY_MAX_DEMANDS = 4 };
 
 typedef struct {
@@ -30,13 +40,16 @@ typedef struct {
 
     /* keys of config.json; NULL where the family has none */
     const char *intermediate_key;
-    const char *kv_heads_key; /* absent or null: as many as heads */
-    const char *head_dim_key; /* absent or null: hidden / heads */
+    const char *kv_heads_key; /* null: as many as heads */
+    int64_t kv_heads;         /* where the key is absent; 0: as null */
+    const char *head_dim_key; /* null: hidden / heads */
+    int64_t head_dim;         /* where the key is absent; 0: as null */
     const char *act_key, *act_name;
     const char *eps_key;
     double eps;                     /* the default, or the constant */
     const char *same_as_hidden_key; /* must equal hidden_size */
     bool tied;                      /* default of tie_word_embeddings */
+    qy_family_window_t window;
     bool rope;
     int64_t position_offset; /* of learned positions; where rope is false */
     qy_family_switch_t qkv_bias, o_bias, mlp_bias;

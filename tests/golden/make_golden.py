@@ -41,9 +41,19 @@ MODELS = {
     "opt-bare": ("OPT", "float32", dict(
         hidden_size=24, ffn_dim=40, num_hidden_layers=2, num_attention_heads=3, vocab_size=64, max_position_embeddings=24,
         word_embed_proj_dim=24, enable_bias=False)),
+    "mistral": ("Mistral", "bfloat16", dict(
+        hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=12, vocab_size=64,
+        max_position_embeddings=64, sliding_window=5)),
+    "qwen2": ("Qwen2", "bfloat16", dict(
+        hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=64,
+        max_position_embeddings=64, tie_word_embeddings=True, use_sliding_window=True, sliding_window=7, max_window_layers=0,
+        rope_parameters=dict(rope_type="default", rope_theta=1e6))),
+    "qwen3": ("Qwen3", "bfloat16", dict(
+        hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=64,
+        max_position_embeddings=64, tie_word_embeddings=True, rope_parameters=dict(rope_type="default", rope_theta=1e6))),
 }
-GRADIENTS = ("llama-gqa", "opt")
-OLD_LAYOUT = ("llama-biases", "opt-bare")  # config.json as transformers 4.x wrote it
+GRADIENTS = ("llama-gqa", "opt", "mistral", "qwen3")
+OLD_LAYOUT = ("llama-biases", "opt-bare", "mistral")  # config.json as transformers 4.x wrote it
 BARE_NAMES = ("opt-bare",)  # tensor names without "model."
 
 
@@ -143,13 +153,17 @@ def make_model(name, seed):
     plain = run(model, decoder(model).layers, ids)[0].detach().double()
     model.double()
     for module in model.modules():
-        if type(module).__name__ == "LlamaRMSNorm":
+        if type(module).__name__.endswith("RMSNorm"):
             module.forward = exact_norm.__get__(module)
-        elif type(module).__name__ == "LlamaRotaryEmbedding":
+        elif type(module).__name__.endswith("RotaryEmbedding"):
             module.forward = exact_rope(config).__get__(module)
     logits, loss, hidden = run(model, decoder(model).layers, ids)
     difference = (logits - plain).abs().max().item()
     assert difference < 2e-4, difference
+    if settings.get("sliding_window"):  # the reference must have honoured it
+        model.config.sliding_window, model.config.layer_types = None, ["full_attention"] * settings["num_hidden_layers"]
+        model.model.has_sliding_layers = False
+        assert (run(model, decoder(model).layers, ids)[0] - logits).abs().max() > 0.1
     loss.backward()
 
     golden = {"input_ids": ids.int(), "logits": logits, "loss": loss[None]}

@@ -5,14 +5,19 @@
 
 #include "tests/model/scratch.h"
 
-#define SIZES                                                                                      \
-    "\"hidden_size\":64,\"intermediate_size\":96,\"num_hidden_layers\":3,"                         \
-    "\"num_attention_heads\":4,\"vocab_size\":100,\"max_position_embeddings\":128"
+#define REST                                                                                       \
+    "\"intermediate_size\":96,\"num_hidden_layers\":3,\"num_attention_heads\":4,"                  \
+    "\"vocab_size\":100,\"max_position_embeddings\":128"
+#define SIZES "\"hidden_size\":64," REST
 #define LLAMA "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\"," SIZES
 #define OPT                                                                                        \
     "{\"architectures\":[\"OPTForCausalLM\"],\"model_type\":\"opt\",\"hidden_size\":64,"           \
     "\"ffn_dim\":96,\"num_hidden_layers\":3,\"num_attention_heads\":4,\"vocab_size\":100,"         \
     "\"max_position_embeddings\":128"
+
+#define MISTRAL "{\"architectures\":[\"MistralForCausalLM\"],\"model_type\":\"mistral\"," SIZES
+#define QWEN2   "{\"model_type\":\"qwen2\"," SIZES ",\"num_key_value_heads\":2"
+#define QWEN3   "{\"model_type\":\"qwen3\"," SIZES ",\"num_key_value_heads\":2"
 
 static qy_status_t read_text(qy_arch_t *arch, const char *config)
 {
@@ -87,6 +92,86 @@ static void test_llama_with_everything(void **state)
     assert_int_equal(a.head_dim, 16);
 }
 
+static void test_descendants_of_llama(void **state)
+{
+    (void)state;
+    qy_arch_t a;
+    OK(read_text(&a, MISTRAL ",\"num_key_value_heads\":null,\"head_dim\":null}"));
+    assert_int_equal(a.family, QY_FAMILY_MISTRAL);
+    assert_string_equal(a.model_type, "mistral");
+    assert_int_equal(a.n_kv_heads, 4);
+    assert_int_equal(a.head_dim, 16);
+    assert_int_equal(a.window, 4096);
+    check_linear(&a.linear[QY_LINEAR_V], "self_attn.v_proj", 64, 64, false);
+
+    OK(read_text(&a, QWEN2 ",\"attention_bias\":false}")); /* a key that Qwen2 does not have */
+    assert_int_equal(a.family, QY_FAMILY_QWEN2);
+    assert_int_equal(a.head_dim, 16);
+    assert_int_equal(a.window, 0);
+    assert_true(a.norm_eps == 1e-6f);
+    check_linear(&a.linear[QY_LINEAR_Q], "self_attn.q_proj", 64, 64, true);
+    check_linear(&a.linear[QY_LINEAR_K], "self_attn.k_proj", 32, 64, true);
+    check_linear(&a.linear[QY_LINEAR_V], "self_attn.v_proj", 32, 64, true);
+    check_linear(&a.linear[QY_LINEAR_O], "self_attn.o_proj", 64, 64, false);
+    check_linear(&a.linear[QY_LINEAR_UP], "mlp.up_proj", 96, 64, false);
+    assert_false(a.norm[QY_NORM_Q].present || a.norm[QY_NORM_K].present);
+
+    OK(read_text(&a, QWEN3 "}"));
+    assert_int_equal(a.family, QY_FAMILY_QWEN3);
+    assert_int_equal(a.head_dim, 128);
+    check_linear(&a.linear[QY_LINEAR_Q], "self_attn.q_proj", 512, 64, false);
+    check_linear(&a.linear[QY_LINEAR_O], "self_attn.o_proj", 64, 512, false);
+    assert_string_equal(a.norm[QY_NORM_Q].name, "self_attn.q_norm");
+    assert_string_equal(a.norm[QY_NORM_K].name, "self_attn.k_norm");
+    assert_int_equal(a.norm[QY_NORM_K].size, 128);
+    assert_false(a.norm[QY_NORM_K].bias);
+    int64_t weights = 2 * 64 * 512 + 2 * 64 * 256 + 3 * 64 * 96;
+    assert_int_equal(qy_arch_parameters(&a), 3 * (weights + 2 * 64 + 2 * 128) + 2 * 100 * 64 + 64);
+    OK(read_text(&a, QWEN3 ",\"head_dim\":32,\"attention_bias\":true}"));
+    assert_int_equal(a.head_dim, 32);
+    assert_true(a.linear[QY_LINEAR_Q].bias && a.linear[QY_LINEAR_O].bias);
+    assert_false(a.linear[QY_LINEAR_DOWN].bias);
+}
+
+#define FULL    "\"full_attention\""
+#define SLIDING "\"sliding_attention\""
+
+/* The window that a config's keys mean, of three blocks. */
+static void test_windows(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *keys;
+        int64_t window;
+    } cases[] = {
+        {MISTRAL ",\"num_key_value_heads\":2,\"sliding_window\":null}", 0},
+        {MISTRAL ",\"num_key_value_heads\":2,\"sliding_window\":5}", 5},
+        {MISTRAL ",\"num_key_value_heads\":2,\"sliding_window\":5,\"layer_types\":[" SLIDING
+                 "," SLIDING "," SLIDING "]}",
+         5},
+        {LLAMA ",\"sliding_window\":5}", 0}, /* which Llama does not have */
+        {LLAMA ",\"layer_types\":[" FULL "," FULL "," FULL "]}", 0},
+        {QWEN2 ",\"sliding_window\":5}", 0},
+        {QWEN2 ",\"sliding_window\":5,\"use_sliding_window\":false,\"max_window_layers\":0}", 0},
+        {QWEN2 ",\"sliding_window\":5,\"use_sliding_window\":true}", 0}, /* from block 28 on */
+        {QWEN2 ",\"sliding_window\":5,\"use_sliding_window\":true,\"max_window_layers\":3}", 0},
+        {QWEN2 ",\"sliding_window\":5,\"use_sliding_window\":true,\"max_window_layers\":0}", 5},
+        {QWEN3 ",\"use_sliding_window\":true,\"max_window_layers\":0}", 4096},
+        {QWEN3 ",\"sliding_window\":null,\"use_sliding_window\":true,\"max_window_layers\":0}", 0},
+        {QWEN3 ",\"sliding_window\":5,\"use_sliding_window\":true,\"max_window_layers\":0,"
+               "\"layer_types\":[" FULL "," FULL "," FULL "]}",
+         0},
+        {QWEN3 ",\"sliding_window\":5,\"use_sliding_window\":true,\"layer_types\":[" SLIDING
+               "," SLIDING "," SLIDING "]}",
+         5},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        qy_arch_t a;
+        OK(read_text(&a, cases[i].keys));
+        assert_int_equal(a.window, cases[i].window);
+    }
+}
+
 static void test_opt_and_its_defaults(void **state)
 {
     (void)state;
@@ -130,6 +215,15 @@ static void test_reads_the_golden_models(void **state)
     assert_int_equal(a.rope_kind, QY_ROPE_LINEAR);
     assert_true(a.rope_theta == 5000 && a.rope_factor == 2.5);
     assert_int_equal(a.head_dim, 16);
+    OK(qy_arch_read(&a, TEST_GOLDEN "/models/mistral", &err)); /* 4.x layout */
+    assert_int_equal(a.window, 5);
+    assert_int_equal(a.head_dim, 12);
+    OK(qy_arch_read(&a, TEST_GOLDEN "/models/qwen2", &err));
+    assert_int_equal(a.window, 7);
+    assert_true(a.tied_head && a.rope_theta == 1e6);
+    OK(qy_arch_read(&a, TEST_GOLDEN "/models/qwen3", &err));
+    assert_int_equal(a.window, 0);
+    assert_int_equal(a.norm[QY_NORM_Q].size, 16);
     OK(qy_arch_read(&a, TEST_GOLDEN "/models/opt", &err));
     OK(qy_arch_read(&a, TEST_DATA "/models/tiny-llama-kjv", &err));
     OK(qy_arch_read(&a, TEST_DATA "/models/tiny-opt-kjv", &err));
@@ -231,7 +325,8 @@ static void test_refuses(void **state)
         {QY_ERR_FORMAT, "{\"architectures\":[7]}", "holds no name"},
         {QY_ERR_FORMAT, "{\"architectures\":\"LlamaForCausalLM\"}", "not a list"},
         {QY_ERR_UNSUPPORTED, "{\"architectures\":[\"GemmaForCausalLM\"]}",
-         "\"GemmaForCausalLM\" is not known (known: LlamaForCausalLM, OPTForCausalLM"},
+         "\"GemmaForCausalLM\" is not known (known: LlamaForCausalLM, MistralForCausalLM, "
+         "Qwen2ForCausalLM, Qwen3ForCausalLM, OPTForCausalLM)"},
         {QY_ERR_UNSUPPORTED, "{\"architectures\":[\"a\\nb\"]}", "\"a?b\" is not known"},
         {QY_ERR_UNSUPPORTED, "{\"model_type\":\"gemma\"}", "\"gemma\" is not known"},
         {QY_ERR_FORMAT,
@@ -277,6 +372,35 @@ static void test_refuses(void **state)
                "\"high_freq_factor\":4}}",
          "is not above low_freq_factor"},
         {QY_ERR_FORMAT, LLAMA "," LLAMA3 ",\"original_max_position_embeddings\":0}}", "is 0"},
+        {QY_ERR_UNSUPPORTED, "{\"architectures\":[\"MixtralForCausalLM\"]}",
+         "\"MixtralForCausalLM\""},
+        {QY_ERR_UNSUPPORTED, "{\"architectures\":[\"Qwen2MoeForCausalLM\"]}",
+         "\"Qwen2MoeForCausalLM\" is not known"},
+        {QY_ERR_UNSUPPORTED, "{\"model_type\":\"qwen3_moe\"}", "\"qwen3_moe\" is not known"},
+        {QY_ERR_UNSUPPORTED, QWEN3 ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4}}",
+         "\"yarn\" (known"},
+        {QY_ERR_FORMAT, MISTRAL "}", "\"num_key_value_heads\" 8 does not divide 4 heads"},
+        {QY_ERR_FORMAT, "{\"model_type\":\"qwen2\"," SIZES "}", "32 does not divide 4 heads"},
+        {QY_ERR_FORMAT, MISTRAL ",\"num_key_value_heads\":4,\"sliding_window\":0}",
+         "\"sliding_window\" is 0"},
+        {QY_ERR_FORMAT,
+         MISTRAL ",\"num_key_value_heads\":4,\"layer_types\":[" FULL "," FULL "," FULL "]}",
+         "\"layer_types\" contradicts \"sliding_window\""},
+        {QY_ERR_FORMAT, LLAMA ",\"layer_types\":[" SLIDING "," SLIDING "," SLIDING "]}",
+         "asks for sliding attention without a"},
+        {QY_ERR_FORMAT, QWEN3 ",\"layer_types\":[" SLIDING "," SLIDING "," SLIDING "]}",
+         "asks for sliding attention without a"},
+        {QY_ERR_UNSUPPORTED,
+         QWEN3 ",\"use_sliding_window\":true,\"layer_types\":[" FULL "," FULL "," SLIDING "]}",
+         "\"layer_types\": a sliding window in some blocks only (block 2 differs)"},
+        {QY_ERR_UNSUPPORTED, QWEN2 ",\"use_sliding_window\":true,\"max_window_layers\":1}",
+         "\"max_window_layers\": a sliding window in some blocks only (block 1 differs)"},
+        {QY_ERR_FORMAT, QWEN3 ",\"layer_types\":[" FULL "]}", "of 1 layers, 3 expected"},
+        {QY_ERR_UNSUPPORTED, QWEN3 ",\"layer_types\":[" FULL ",\"linear_attention\"," FULL "]}",
+         "block 1 is \"linear_attention\""},
+        {QY_ERR_UNSUPPORTED, QWEN3 ",\"layer_types\":[" FULL ",7," FULL "]}", "(no name)"},
+        {QY_ERR_FORMAT, "{\"model_type\":\"llama\",\"hidden_size\":66," REST "}",
+         "4 heads do not divide \"hidden_size\" 66"},
         {QY_ERR_UNSUPPORTED, OPT ",\"do_layer_norm_before\":false}", "do_layer_norm_before"},
         {QY_ERR_UNSUPPORTED, OPT ",\"_remove_final_layer_norm\":true}", "without its last norm"},
         {QY_ERR_UNSUPPORTED, OPT ",\"layer_norm_elementwise_affine\":false}", "without weights"},
@@ -300,6 +424,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_llama_and_its_defaults),
         cmocka_unit_test(test_llama_with_everything),
+        cmocka_unit_test(test_descendants_of_llama),
+        cmocka_unit_test(test_windows),
         cmocka_unit_test(test_opt_and_its_defaults),
         cmocka_unit_test(test_reads_the_golden_models),
         cmocka_unit_test(test_rope_precedence),

@@ -16,7 +16,8 @@
 
 static const double tolerance = 1e-4; /* relative to the largest value, f32 against PyTorch f64 */
 
-static const char *const names[] = {"llama-gqa", "llama-biases", "llama-linear", "opt", "opt-bare"};
+static const char *const names[] = {"llama-gqa", "llama-biases", "llama-linear", "opt",
+                                    "opt-bare",  "mistral",      "qwen2",        "qwen3"};
 enum { N_NAMES = sizeof names / sizeof *names };
 
 /* Logits (rows, V) of hidden states x. */
@@ -172,8 +173,8 @@ static void head_backward_of(golden_t *g)
 
 static void gradients(const qy_device_t *dev)
 {
-    static const char *const with_gradients[] = {"llama-gqa", "opt"};
-    for (int i = 0; i < 2; i++) {
+    static const char *const with_gradients[] = {"llama-gqa", "opt", "mistral", "qwen3"};
+    for (size_t i = 0; i < sizeof with_gradients / sizeof *with_gradients; i++) {
         golden_t g;
         golden_open(&g, dev, with_gradients[i]);
         head_backward_of(&g);
