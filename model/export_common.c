@@ -110,11 +110,6 @@ static const char *kept_dtype(const qy_arch_t *arch, const qy_layer_format_t *fo
     return format->all_f16 && weight ? "F16" : entry->dtype;
 }
 
-static const char *bias_dtype(const qy_layer_format_t *format, const qy_st_entry_t *entry)
-{
-    return format->kept_biases ? entry->dtype : "F16";
-}
-
 static qy_status_t declare_all(qy_tensor_list_t *list, const qy_export_t *job,
                                const qy_layer_format_t *format, qy_error_t *err)
 {
@@ -130,8 +125,8 @@ static qy_status_t declare_all(qy_tensor_list_t *list, const qy_export_t *job,
             QY_TRY(format->declare(list, layer, &arch->linear[part.linear], &job->form, err));
             break;
         case PART_BIAS:
-            QY_TRY(qy_tensor_list_add(list, e->name, "", bias_dtype(format, e), e->n_dims, e->shape,
-                                      err));
+            QY_TRY(qy_tensor_list_add(list, e->name, "", format->kept_biases ? e->dtype : "F16",
+                                      e->n_dims, e->shape, err));
             break;
         case PART_NORM:
         case PART_OUTER:

@@ -1,13 +1,16 @@
 /*
- * Checkpoints of the compressed-tensors library, format pack-quantized. Per linear layer of N rows
- * and K columns, b bits, G groups: P.weight_packed      I32 (N, ⌈K b/32⌉)  each row's codes as a
- * dense bit stream: the block file's own P.weight_scale       F16 (N, G)         the strategy
- * "channel" is one group a row P.weight_shape       I64 (2)            N, K P.weight_zero_point I32
- * (⌈N b/32⌉, G)  asymmetric only: each column's zero points, dense along N Readers take codes and
- * zero points as signed, c − 2^(b−1), which leaves c − z as it is.
+ * Checkpoints of the compressed-tensors library, format pack-quantized. Per linear layer of N rows,
+ * K columns, b bits and G groups:
+ *   P.weight_packed      I32 (N, ⌈K b/32⌉)  each row's codes, a dense bit stream as in block files
+ *   P.weight_scale       F16 (N, G)         G is 1 for the strategy "channel"
+ *   P.weight_shape       I64 (2)            N, K
+ *   P.weight_zero_point  I32 (⌈N b/32⌉, G)  if asymmetric: each column's, dense along N
+ * Readers take codes and zero points as signed, c − 2^(b−1), which leaves c − z as it is.
  *
  * Codes that straddle words (3 and 6 bits) are read from version 0.18 of the library on.
- * transformers computes with all of these; vLLM takes zero points at 4 and 8 bits only.
+ * transformers computes with all of these; vLLM takes zero points at 4 and 8 bits only. Readers
+ * cast steps to the type that they compute in: f16 gives the finished weights bit for bit; bf16,
+ * which is what they take where config.json says so, rounds the steps.
  *
  * Source: compressed-tensors 0.20.0, compressors/pack_quantized; transformers 5.17
  * CompressedTensorsConfig.

@@ -2,8 +2,9 @@
 """Checks the exports of a finished run with other people's programs, sharing no code with ours.
 
 The finished weights are computed again from the run's HDF5 files, f16((c - z) f16(s)), and must be, bit
-for bit, the tensors of RUN_DIR/export/hf and what GPTQModel makes of RUN_DIR/export/gptq when
-transformers loads it. Perplexity, by transformers, must be the one that `quarry eval` prints.
+for bit, the tensors of RUN_DIR/export/hf and what GPTQModel makes of RUN_DIR/export/gptq and the
+compressed-tensors library of RUN_DIR/export/compressed-tensors when transformers loads them. Of these
+three, hf must be there. Perplexity, by transformers, must be the one that `quarry eval` prints.
 """
 import argparse
 import contextlib
@@ -22,11 +23,12 @@ import numpy as np
 import safetensors.numpy
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, GPTQConfig
+from transformers import AutoModelForCausalLM, CompressedTensorsConfig, GPTQConfig
 from transformers.utils import logging
 
 BLOCK_TENSOR = re.compile(r"(.*\blayers\.)(\d+)\.(.+)\.(weight|bias)$")
 BATCH = 8  # windows computed together
+PACKED = ("gptq", "compressed-tensors")
 KL_MOST = 1e-6  # nats a token between two f32 computations with the same weights
 failures = []
 
@@ -128,47 +130,68 @@ def check_hf(run, tensors):
 # --- what transformers makes of them ---
 
 
+def load_model(run, name, dtype):
+    """Steps of compressed-tensors are cast to the model's type before they multiply: f16 it must be."""
+    extra = {}
+    if name == "gptq":
+        extra["quantization_config"] = GPTQConfig(bits=4, backend="torch")
+    elif name == "compressed-tensors":
+        dtype = torch.float16
+        extra["quantization_config"] = CompressedTensorsConfig(dequantize=True)
+    return AutoModelForCausalLM.from_pretrained(run / "export" / name, dtype=dtype, **extra).eval()
+
+
 def load_models(run, formats, dtype):
     """The loaders talk a lot: that goes to standard error, so that checks stand alone."""
-    models = {}
     warnings.simplefilter("ignore")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    for name in formats:
-        extra = {"quantization_config": GPTQConfig(bits=4, backend="torch")} if name == "gptq" else {}
-        model = AutoModelForCausalLM.from_pretrained(run / "export" / name, dtype=dtype, **extra)
-        models[name] = model.eval()
-    return models
+    return {name: load_model(run, name, dtype) for name in formats}
 
 
-def check_gptq(model, finished):
-    layers = {n: m for n, m in model.named_modules() if hasattr(m, "qweight")}
-    expected = {n.removesuffix(".weight").removeprefix("model.") for n in finished}
-    loaded = {n.removeprefix("model.") for n in layers}
-    check(loaded == expected, f"gptq: {len(layers)} quantized layers")
-    by_layer = {n.removesuffix(".weight").removeprefix("model."): w for n, w in finished.items()}
-    wrong = []
-    for name, layer in layers.items():
-        weight = layer.dequantize_weight().T.contiguous().numpy()
-        if not same_bits(weight, by_layer.get(name.removeprefix("model."), np.empty(0))):
-            wrong.append(name)
-    check(not wrong, f"gptq: {len(layers)} weights as GPTQModel unpacks them {wrong[:3] or ''}")
-
-
-def check_rest(models):
-    """Embeddings, norms, head and biases: the same in both."""
-    dense = models["hf"].state_dict()
-    packed = {n: t for n, t in models["gptq"].state_dict().items() if n in dense}
-    wrong = [n for n, t in packed.items() if not torch.equal(t, dense[n])]
-    check(packed and not wrong, f"gptq: {len(packed)} other tensors as in hf {wrong[:3] or ''}")
+def inner_name(name):
+    """Of a layer, without what some model classes put before it."""
+    return name.removesuffix(".weight").removeprefix("model.")
 
 
 @torch.no_grad()
-def check_logits(models, ids):
-    a, b = (models[n](ids).logits.double().log_softmax(-1) for n in ("hf", "gptq"))
+def unpacked_weights(name, model):
+    """The packed layers' weights as the client computes them."""
+    layers = dict(model.named_modules())
+    if name == "gptq":
+        return {n: m.dequantize_weight().T for n, m in layers.items() if hasattr(m, "qweight")}
+    return {n: m.weight for n, m in layers.items() if hasattr(m, "quantization_scheme")}
+
+
+def check_packed(name, model, finished):
+    weights = {inner_name(n): w for n, w in unpacked_weights(name, model).items()}
+    expected = {inner_name(n): w for n, w in finished.items()}
+    check(weights.keys() == expected.keys(), f"{name}: {len(weights)} quantized layers")
+    wrong = [
+        n for n, w in weights.items()
+        if not same_bits(w.detach().contiguous().numpy(), expected.get(n, np.empty(0)))
+    ]
+    check(not wrong, f"{name}: {len(weights)} weights as the client unpacks them {wrong[:3] or ''}")
+
+
+def check_rest(name, models, finished):
+    """Embeddings, norms, head and biases: the same in both."""
+    dense = models["hf"].state_dict()
+    quantized = {inner_name(n) for n in finished}
+    rest = {
+        n: t for n, t in models[name].state_dict().items()
+        if n in dense and not (n.endswith(".weight") and inner_name(n) in quantized)
+    }
+    wrong = [n for n, t in rest.items() if not torch.equal(t, dense[n])]
+    check(rest and not wrong, f"{name}: {len(rest)} other tensors as in hf {wrong[:3] or ''}")
+
+
+@torch.no_grad()
+def check_logits(name, models, ids):
+    a, b = (models[n](ids).logits.double().log_softmax(-1) for n in ("hf", name))
     kl = (a.exp() * (a - b)).sum(-1).mean().item()
     most = (a - b).abs().max().item()
-    check(abs(kl) <= KL_MOST, f"logits: KL(hf, gptq) {kl:.1e}, largest difference {most:.1e}")
+    check(abs(kl) <= KL_MOST, f"{name}: logits: KL from hf {kl:.1e}, largest difference {most:.1e}")
 
 
 @torch.no_grad()
@@ -198,23 +221,26 @@ def main():
     parser.add_argument("--windows", type=int, default=0, metavar="N", help="the first N, not all")
     parser.add_argument("--perplexity", type=float, help="what it must be")
     parser.add_argument("--tolerance", type=float, default=0.01, help="relative (0.01)")
-    parser.add_argument("--logits", action="store_true", help="compares the two exports' logits")
+    parser.add_argument("--logits", action="store_true", help="compares the exports' logits")
     parser.add_argument("--dtype", default="float32", help="of transformers' computation (float32)")
     args = parser.parse_args()
 
-    formats = [n for n in ("hf", "gptq") if (args.run / "export" / n).is_dir()]
+    formats = [n for n in ("hf", *PACKED) if (args.run / "export" / n).is_dir()]
     if "hf" not in formats:
         sys.exit(f"{args.run}/export/hf: not there; it is what the others are compared with")
     finished = check_hf(args.run, load_tensors(args.run / "export" / "hf"))
+    dtype = getattr(torch, args.dtype)
     with contextlib.redirect_stdout(sys.stderr):
-        models = load_models(args.run, formats, getattr(torch, args.dtype))
-    if "gptq" in models:
-        check_gptq(models["gptq"], finished)
-        check_rest(models)
-    if args.logits and "gptq" in models:
-        vocab = models["hf"].config.vocab_size
-        ids = torch.randint(vocab, (2, 128), generator=torch.Generator().manual_seed(1))
-        check_logits(models, ids)
+        models = load_models(args.run, formats, dtype)
+    vocab = models["hf"].config.vocab_size
+    ids = torch.randint(vocab, (2, 128), generator=torch.Generator().manual_seed(1))
+    for name in formats[1:]:
+        check_packed(name, models[name], finished)
+        if name == "compressed-tensors":
+            models[name].to(dtype)
+        check_rest(name, models, finished)
+        if args.logits:
+            check_logits(name, models, ids)
     if args.text:
         windows = read_windows(args.run, args.text, args.sequence_length, args.windows)
         for name, model in models.items():
