@@ -2,13 +2,13 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 #include "base/file.h"
 #include "model/json.h"
 #include "model/tokenizer_added.h"
 #include "model/tokenizer_bpe.h"
 #include "model/tokenizer_file.h"
+#include "model/tokenizer_normal.h"
 #include "model/tokenizer_split.h"
 #include "model/tokenizer_utf8.h"
 
@@ -18,104 +18,17 @@
  * into words; each word encoded.
  */
 
-enum {
-    NORMALIZERS_MAX = 8,
-    PREFIX_MAX = 16,
-    NESTING_MAX = 8,
-    ADDED_BYTES_MAX = 4096,
-    ID_MAX = (1 << 24) - 1
-};
-
-/* Rewrites a text into *out, which the caller frees; leaves *out NULL where nothing changes. */
-typedef qy_status_t (*normalizer_t)(char **out, size_t *out_bytes, const char *text, size_t bytes,
-                                    qy_error_t *err);
+enum { PREFIX_MAX = 16, NESTING_MAX = 8, ADDED_BYTES_MAX = 4096, ID_MAX = (1 << 24) - 1 };
 
 struct qy_tokenizer {
     qy_bpe_t *bpe;
+    qy_normal_t *normal;
     qy_split_t *split;
     qy_added_t raw, normalized; /* added tokens, by the text that they are looked for in */
-    normalizer_t normalizers[NORMALIZERS_MAX];
-    int n_normalizers;
     int32_t prefix[PREFIX_MAX];
     int n_prefix;
     int64_t size;
 };
-
-/* --- normalizers --- */
-
-static qy_status_t apply_nfc(char **out, size_t *out_bytes, const char *text, size_t bytes,
-                             qy_error_t *err)
-{
-    if (qy_utf8_is_ascii(text, bytes))
-        return QY_OK;
-    utf8proc_uint8_t *composed = NULL;
-    utf8proc_ssize_t n =
-        utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)bytes, &composed,
-                     (utf8proc_option_t)(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-    if (n < 0)
-        return qy_fail(err, n == UTF8PROC_ERROR_NOMEM ? QY_ERR_MEMORY : QY_ERR_FORMAT,
-                       "NFC of %zu bytes: %s", bytes, utf8proc_errmsg(n));
-    *out = (char *)composed;
-    *out_bytes = (size_t)n;
-    return QY_OK;
-}
-
-static qy_status_t read_normalizer(qy_tokenizer_t *t, const json_t *value, int nesting,
-                                   const char *where, qy_error_t *err)
-{
-    const char *type = "";
-    if (!json_is_object(value))
-        return qy_fail(err, QY_ERR_FORMAT, "%s: a normalizer is not an object", where);
-    QY_TRY(qy_json_string(value, where, "type", &type, err));
-    if (strcmp(type, "Sequence") == 0) {
-        const json_t *list = NULL;
-        QY_TRY(qy_json_array(value, where, "normalizers", &list, err));
-        if (nesting == NESTING_MAX)
-            return qy_fail(err, QY_ERR_UNSUPPORTED, "%s: normalizer nested %d deep", where,
-                           nesting);
-        for (size_t i = 0; i < json_array_size(list); i++)
-            QY_TRY(read_normalizer(t, json_array_get(list, i), nesting + 1, where, err));
-        return QY_OK;
-    }
-    static const struct {
-        const char *type;
-        normalizer_t apply;
-    } known[] = {{"NFC", apply_nfc}};
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (strcmp(type, known[i].type) == 0) {
-            if (t->n_normalizers == NORMALIZERS_MAX)
-                return qy_fail(err, QY_ERR_UNSUPPORTED, "%s: more than %d normalizers", where,
-                               NORMALIZERS_MAX);
-            t->normalizers[t->n_normalizers++] = known[i].apply;
-            return QY_OK;
-        }
-    return qy_fail(err, QY_ERR_UNSUPPORTED,
-                   "%s: normalizer of type \"%.60s\" (known: Sequence, NFC)", where, type);
-}
-
-/* *owned is NULL where the text needs no change; else the caller frees it. */
-static qy_status_t normalize(const qy_tokenizer_t *t, const char *text, size_t bytes, char **owned,
-                             size_t *out_bytes, qy_error_t *err)
-{
-    char *now = NULL;
-    for (int i = 0; i < t->n_normalizers; i++) {
-        char *next = NULL;
-        size_t next_bytes = 0;
-        qy_status_t status = t->normalizers[i](&next, &next_bytes, now ? now : text, bytes, err);
-        if (status != QY_OK) {
-            free(now);
-            return status;
-        }
-        if (next) {
-            free(now);
-            now = next;
-            bytes = next_bytes;
-        }
-    }
-    *owned = now;
-    *out_bytes = bytes;
-    return QY_OK;
-}
 
 /* --- added tokens --- */
 
@@ -124,11 +37,11 @@ static qy_status_t read_added_token(qy_tokenizer_t *t, const json_t *o, const ch
 {
     const char *content = NULL;
     int64_t id = -1;
-    bool single_word = false, normalized = false;
+    bool normalized = false;
     qy_added_token_t token = {0};
     QY_TRY(qy_json_string(o, where, "content", &content, err));
     QY_TRY(qy_json_i64(o, where, "id", &id, err));
-    QY_TRY(qy_json_bool(o, where, "single_word", &single_word, err));
+    QY_TRY(qy_json_bool(o, where, "single_word", &token.single_word, err));
     QY_TRY(qy_json_bool(o, where, "lstrip", &token.lstrip, err));
     QY_TRY(qy_json_bool(o, where, "rstrip", &token.rstrip, err));
     QY_TRY(qy_json_bool(o, where, "normalized", &normalized, err));
@@ -136,9 +49,9 @@ static qy_status_t read_added_token(qy_tokenizer_t *t, const json_t *o, const ch
         return qy_fail(err, QY_ERR_FORMAT, "%s: an added token without content or id", where);
     if (*content == '\0')
         return QY_OK; /* as the reference does */
-    if (single_word || strlen(content) > ADDED_BYTES_MAX)
-        return qy_fail(err, QY_ERR_UNSUPPORTED, "%s: added token \"%.60s\" %s", where, content,
-                       single_word ? "is a single_word" : "is too long");
+    if (strlen(content) > ADDED_BYTES_MAX)
+        return qy_fail(err, QY_ERR_UNSUPPORTED, "%s: added token \"%.60s\" is too long", where,
+                       content);
     token.text = (char *)content;
     token.bytes = strlen(content);
     token.id = (int32_t)id;
@@ -152,10 +65,10 @@ static qy_status_t read_added_token(qy_tokenizer_t *t, const json_t *o, const ch
         return qy_added_add(&t->raw, &token, err);
 
     char *owned;
-    QY_TRY(normalize(t, content, token.bytes, &owned, &token.bytes, err));
+    QY_TRY(qy_normal_apply(t->normal, content, token.bytes, &owned, &token.bytes, err));
     if (owned)
         token.text = owned;
-    qy_status_t status = qy_added_add(&t->normalized, &token, err);
+    qy_status_t status = token.bytes > 0 ? qy_added_add(&t->normalized, &token, err) : QY_OK;
     free(owned);
     return status;
 }
@@ -268,8 +181,7 @@ static qy_status_t load(qy_tokenizer_t *t, const json_t *root, const char *where
         return qy_fail(err, QY_ERR_FORMAT, "%s: no model", where);
     QY_TRY(qy_bpe_create(&t->bpe, model, where, err));
     t->size = qy_bpe_size(t->bpe);
-    if (part(root, "normalizer"))
-        QY_TRY(read_normalizer(t, part(root, "normalizer"), 0, where, err));
+    QY_TRY(qy_normal_create(&t->normal, part(root, "normalizer"), where, err));
     QY_TRY(qy_split_create(&t->split, part(root, "pre_tokenizer"), where, err));
     QY_TRY(read_added(t, root, where, err));
     return part(root, "post_processor") ? read_post(t, part(root, "post_processor"), 0, where, err)
@@ -301,6 +213,7 @@ void qy_tokenizer_close(qy_tokenizer_t **tokenizer)
     if (!tokenizer || !*tokenizer)
         return;
     qy_bpe_destroy(&(*tokenizer)->bpe);
+    qy_normal_destroy(&(*tokenizer)->normal);
     qy_split_destroy(&(*tokenizer)->split);
     qy_added_free(&(*tokenizer)->raw);
     qy_added_free(&(*tokenizer)->normalized);
@@ -314,6 +227,9 @@ typedef struct {
     const qy_tokenizer_t *tokenizer;
     qy_bpe_run_t *bpe;
     qy_split_run_t *split;
+    const char *text;       /* all of it, */
+    const char *normalized; /* and the piece that is at hand, */
+    bool first;             /* which begins the text */
     qy_ids_t ids;
 } encoding_t;
 
@@ -329,7 +245,8 @@ static qy_status_t take_normalized(void *context, const char *text, size_t bytes
     encoding_t *e = context;
     if (id >= 0)
         return qy_ids_add(&e->ids, &id, 1, err);
-    return qy_split_words(e->split, text, bytes, take_word, e, err);
+    bool first = e->first && text == e->normalized;
+    return qy_split_words(e->split, text, bytes, first, take_word, e, err);
 }
 
 static qy_status_t take_raw(void *context, const char *text, size_t bytes, int32_t id,
@@ -340,9 +257,11 @@ static qy_status_t take_raw(void *context, const char *text, size_t bytes, int32
         return qy_ids_add(&e->ids, &id, 1, err);
     char *owned;
     size_t n;
-    QY_TRY(normalize(e->tokenizer, text, bytes, &owned, &n, err));
+    QY_TRY(qy_normal_apply(e->tokenizer->normal, text, bytes, &owned, &n, err));
+    e->normalized = owned ? owned : text;
+    e->first = text == e->text;
     qy_status_t status =
-        qy_added_split(&e->tokenizer->normalized, owned ? owned : text, n, take_normalized, e, err);
+        qy_added_split(&e->tokenizer->normalized, e->normalized, n, take_normalized, e, err);
     free(owned);
     return status;
 }
@@ -356,6 +275,7 @@ qy_status_t qy_tokenizer_encode(const qy_tokenizer_t *tokenizer, const char *tex
     char *owned = NULL;
     qy_status_t status = QY_OK;
     QY_TRY_GOTO(qy_utf8_repair(text, bytes, &good, &good_bytes, &owned, err), done);
+    e.text = good;
     QY_TRY_GOTO(qy_bpe_run_create(&e.bpe, tokenizer->bpe, err), done);
     QY_TRY_GOTO(qy_split_run_create(&e.split, tokenizer->split, err), done);
     QY_TRY_GOTO(qy_added_split(&tokenizer->raw, good, good_bytes, take_raw, &e, err), done);

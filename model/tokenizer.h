@@ -1,7 +1,7 @@
 /*
- * tokenizer.json: byte-level BPE (GPT-2's split), exactly as Hugging Face tokenizers reads the
- * file. The file is input from strangers: bounded, and refused with the reason where a part is not
- * known.
+ * tokenizer.json: BPE, of bytes (GPT-2 and its descendants) or of characters (Llama-2), exactly as
+ * Hugging Face tokenizers reads the file. The file is input from strangers: bounded, and refused
+ * with the reason where a part is not known.
  *
  * Source: github.com/huggingface/tokenizers; Sennrich et al., arXiv:1508.07909 (BPE).
  */

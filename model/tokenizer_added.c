@@ -79,6 +79,11 @@ static const qy_added_token_t *find_at(const qy_added_t *set, const char *text, 
     return best;
 }
 
+static bool stands_alone(const char *text, size_t bytes, size_t begin, size_t end)
+{
+    return !qy_utf8_ends_in_word(text, begin) && !qy_utf8_begins_word(text + end, bytes - end);
+}
+
 qy_status_t qy_added_split(const qy_added_t *set, const char *text, size_t bytes, qy_piece_fn fn,
                            void *context, qy_error_t *err)
 {
@@ -96,6 +101,10 @@ qy_status_t qy_added_split(const qy_added_t *set, const char *text, size_t bytes
             continue;
         }
         size_t begin = at, end = at + token->bytes;
+        if (token->single_word && !stands_alone(text, bytes, begin, end)) {
+            at = end; /* what lies inside is not looked at again */
+            continue;
+        }
         if (token->lstrip)
             begin -= qy_utf8_space_after(text + done, at - done);
         if (token->rstrip)

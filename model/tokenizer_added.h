@@ -16,6 +16,7 @@ typedef struct {
     size_t bytes;
     int32_t id;
     bool lstrip, rstrip; /* takes the white space before, behind */
+    bool single_word;    /* not where it touches another word */
 } qy_added_token_t;
 
 /* Zero it to begin; add, then sort, then split. */

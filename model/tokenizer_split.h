@@ -9,6 +9,7 @@
 #define QY_MODEL_TOKENIZER_SPLIT_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/status.h"
@@ -29,8 +30,9 @@ void qy_split_run_destroy(qy_split_run_t **run);
 /* A word is valid only during the call. */
 typedef qy_status_t (*qy_word_fn)(void *context, const char *word, size_t bytes, qy_error_t *err);
 
-/* Gives the words of a text (well-formed UTF-8) to fn, in order. */
-qy_status_t qy_split_words(qy_split_run_t *run, const char *text, size_t bytes, qy_word_fn fn,
-                           void *context, qy_error_t *err);
+/* Gives the words of a text (well-formed UTF-8) to fn, in order. first: nothing is before it, not
+ * even an added token. */
+qy_status_t qy_split_words(qy_split_run_t *run, const char *text, size_t bytes, bool first,
+                           qy_word_fn fn, void *context, qy_error_t *err);
 
 #endif

@@ -3,6 +3,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 static const char replacement[] = "\xef\xbf\xbd";
 enum { REPLACEMENT_BYTES = 3 };
@@ -127,16 +128,61 @@ size_t qy_utf8_space_before(const char *text, size_t bytes)
     return at;
 }
 
+/* Where the last character of a text that is not empty begins. */
+static size_t last_start(const char *text, size_t bytes)
+{
+    size_t start = bytes - 1;
+    while (start > 0 && ((unsigned char)text[start] & 0xc0) == 0x80)
+        start--;
+    return start;
+}
+
 size_t qy_utf8_space_after(const char *text, size_t bytes)
 {
     size_t end = bytes;
     while (end > 0) {
-        size_t start = end - 1;
-        while (start > 0 && ((unsigned char)text[start] & 0xc0) == 0x80)
-            start--;
+        size_t start = last_start(text, end);
         if (space_at(text + start, end - start) == 0)
             break;
         end = start;
     }
     return bytes - end;
+}
+
+/* Letters that are counted among the symbols, which have no category of their own. */
+static bool is_letter_symbol(utf8proc_int32_t c)
+{
+    return (c >= 0x24b6 && c <= 0x24e9) || (c >= 0x1f130 && c <= 0x1f149) ||
+           (c >= 0x1f150 && c <= 0x1f169) || (c >= 0x1f170 && c <= 0x1f189);
+}
+
+bool qy_utf8_begins_word(const char *text, size_t bytes)
+{
+    utf8proc_int32_t c;
+    if (utf8proc_iterate((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)bytes, &c) < 1)
+        return false;
+    switch (utf8proc_category(c)) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC:
+        return true;
+    default:
+        return c == 0x200c || c == 0x200d || is_letter_symbol(c); /* joiners */
+    }
+}
+
+bool qy_utf8_ends_in_word(const char *text, size_t bytes)
+{
+    if (bytes == 0)
+        return false;
+    size_t start = last_start(text, bytes);
+    return qy_utf8_begins_word(text + start, bytes - start);
 }

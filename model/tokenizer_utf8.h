@@ -24,4 +24,10 @@ bool qy_utf8_is_ascii(const char *text, size_t bytes);
 size_t qy_utf8_space_before(const char *text, size_t bytes);
 size_t qy_utf8_space_after(const char *text, size_t bytes);
 
+/* Whether the text begins with a character of words, or ends in one: Unicode's \w (UTS 18, annex
+ * C).
+ */
+bool qy_utf8_begins_word(const char *text, size_t bytes);
+bool qy_utf8_ends_in_word(const char *text, size_t bytes);
+
 #endif

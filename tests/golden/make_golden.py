@@ -12,12 +12,14 @@ models/NAME/golden/     model.safetensors, all computed in f64 from the stored w
     grad.PARAMETER            its gradient with respect to a parameter (only models with GRADIENTS); a tied head's is in the embedding's
 tokenizers/texts.json   {"texts": [...], "invalid": [hex of bytes that are not UTF-8]}
 tokenizers/splits.json  the pieces that pre-tokenizers alone make of texts
+tokenizers/stories260K.json   {"texts", "ids"} of the tokenizer of that model, which is not among these files (only where it is found)
 tokenizers/NAME/        tokenizer.json, or vocab.json + merges.txt, and golden.json: {"size", "prefix", "ids": one list a text, "invalid": likewise}
 """
 import json, math, random, shutil, sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+SHARED = HERE.parents[2] / "shared" / "data"
 KJV = HERE.parent / "data" / "text" / "kjv" / "train.txt"
 
 # --- models ---------------------------------------------------------------------------------------
@@ -200,6 +202,7 @@ TEXTS = [
     "\x00", "a\x00b", "\x01\x02\x1f\x7f", "\U0010ffff", "\U000e0041", "_snake_case_ camelCase", "—–-‐", "“quotes” ‘single’ «guillemets»",
     "<s>", "</s>", "<s></s>", "text<s>text", "text </s> text", "<s> In the beginning</s>\n", "<s", "<|begin_of_text|>", "a<|begin_of_text|>b<|end|>", "  <mask>  x", "x <mask>", "<mask><mask>",
     "<tool> and <tool_call>x</tool_call>", "<tool_cal", "x <|end|>  y<|end|>\n\n z<|end|>", "caf\u00e9tok cafe\u0301tok", "<0x41> <0xFF>",
+    "a, a b ab-ab_ab (the) the\u0301 \u0301the the the the theé é éa é1 é\u200d \u24d0the \u2167the \u203fthe x\u0903the", "▁a▁▁b ▁ c", "<s> a<s>b <mask> the<|end|> Hello Hello",
     "thethethethe the the", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "the " * 40, " " * 70, "\n" * 40, "-" * 80, "LORD of hosts " * 6, "ab" * 60,
     "And the LORD God said unto the serpent, Because thou hast done this, thou art cursed above all cattle, and above every beast of the field;\n\nupon thy belly shalt thou go",
 ]
@@ -294,6 +297,45 @@ def tokenizers():
     yield "no-merges", Tokenizer.from_str(json.dumps({**json.loads(bare.to_str()), "model": {**json.loads(bare.to_str())["model"], "merges": []}}))
 
 
+def sentencepiece():
+    """As Llama-2's: characters, bytes for those it lacks, marks for spaces, of which several are a token too."""
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers as p
+    t = trained(p.Metaspace(prepend_scheme="always"), 520, ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)], byte_alphabet=False,
+                unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    file = json.loads(t.to_str())
+    file["added_tokens"] = file["added_tokens"][:3]  # the bytes are tokens of the model only
+    for n in (1, 2, 4):
+        file["model"]["vocab"]["▁" * 2 * n] = len(file["model"]["vocab"])
+        file["model"]["merges"].append(["▁" * n, "▁" * n])
+    t = Tokenizer.from_str(json.dumps(file))
+    t.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    t.pre_tokenizer = None
+    t.post_processor = template("<s>", 1)
+    return t
+
+
+def spaces_marked():
+    """The ways by which tokenizers of SentencePiece's kind mark spaces."""
+    from tokenizers import Regex, Tokenizer, pre_tokenizers as p
+    llama2 = sentencepiece()
+    llama2.add_special_tokens([added("<mask>", lstrip=True), added("<|end|>", rstrip=True)])
+    llama2.add_tokens([added("the the", special=False, normalized=True), added(" of", special=False, normalized=True)])
+    yield "llama2", llama2
+    for name, pre in (("metaspace-first", p.Metaspace(prepend_scheme="first", split=False)),
+                      ("metaspace-always", p.Metaspace(prepend_scheme="always", split=True)),
+                      ("metaspace-late", p.Sequence([p.Split(Regex(r"\p{N}"), "isolated"), p.Metaspace(prepend_scheme="first", split=True)]))):
+        t = sentencepiece()
+        t.normalizer, t.pre_tokenizer = None, pre
+        t.add_special_tokens([added("<mask>", lstrip=True), added("<|end|>", rstrip=True)])
+        t.add_tokens([added("Hello", special=False, normalized=True), added("the", special=False, single_word=True)])
+        yield name, t
+
+    words = trained(p.ByteLevel(add_prefix_space=False, use_regex=True), 380, ["<s>", "</s>"])
+    words.add_tokens([added("the", special=False, single_word=True), added("the the", special=False, single_word=True), added("a", special=False, single_word=True, lstrip=True),
+                      added("é", special=False, single_word=True, normalized=True, rstrip=True), added("ab", special=False, single_word=True, normalized=True)])
+    yield "single-word", words
+
+
 def write_golden(out, t, texts):
     ids = lambda s: t.encode(s, add_special_tokens=False).ids
     golden = {
@@ -305,7 +347,7 @@ def write_golden(out, t, texts):
     (out / "golden.json").write_text(json.dumps(golden, separators=(",", ":")) + "\n")
 
 
-SPLIT_TEXTS = ["", "a", "!", "!!!", "a!b", "a!!b", "!!a!!!b", "ab, cd.. ef", "...", "a.b.c", " a  b ", "12a345 6", "1½2٣ 4Ⅷx", "é!ñ", "一.二..三", "one\ntwo\n\nthree", "\n", "ſ K's'S", "it's 10's\u00a0x\u2003y"]
+SPLIT_TEXTS = ["", "a", "!", "!!!", "a!b", "a!!b", "!!a!!!b", "ab, cd.. ef", "...", "a.b.c", " a  b ", "12a345 6", "1½2٣ 4Ⅷx", "é!ñ", "一.二..三", "▁a▁▁ b", ".▁a", " .a", "one\ntwo\n\nthree", "\n", "ſ K's'S", "it's 10's\u00a0x\u2003y"]
 
 
 def split_cases():
@@ -317,6 +359,13 @@ def split_cases():
         r"^.", r".$", r"\s+$", r"(?i:s)", r"\d+", r"[^\]a]+", r"\x{e9}", r"\p{Greek}|\p{Han}", r"x*", r"(?=a)", r"\S(?!\S)", r"(?<=a)[!.]", r"[\[\].!]+", r"a{1,2}|b{2}"))
     yield from ({"type": "Digits", "individual_digits": d} for d in (False, True))
     yield from ({"type": "ByteLevel", "add_prefix_space": a, "trim_offsets": True, "use_regex": r} for a in (False, True) for r in (False, True))
+    for scheme in ("always", "first", "never"):
+        yield from ({"type": "Metaspace", "replacement": r, "prepend_scheme": scheme, "split": s} for r, s in (("▁", True), ("▁", False), ("!", True)))
+        yield from ({"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"String": "."}, "behavior": b, "invert": False},
+                                                           {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}]} for b in ("Isolated", "Removed"))
+    yield {"type": "Metaspace", "replacement": "▁"}
+    yield {"type": "Metaspace", "replacement": "▁", "add_prefix_space": False, "prepend_scheme": "never"}
+    yield {"type": "Metaspace", "replacement": "▁", "add_prefix_space": True, "prepend_scheme": "never", "str_rep": "▁"}
     yield {"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": regex(r"\s"), "behavior": "MergedWithNext", "invert": False},
                                                  {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": False}]},
                                                  {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}]}
@@ -331,14 +380,27 @@ def make_splits(out):
     (out / "splits.json").write_text(json.dumps({"texts": SPLIT_TEXTS, "cases": cases}, separators=(",", ":")).replace('{"pre_tok', '\n{"pre_tok') + "\n")
 
 
+def make_stories(out):
+    from tokenizers import Tokenizer
+    file = SHARED / "models" / "stories260K" / "tokenizer.json"
+    if not file.exists():
+        return print(f"{file} is not there: stories260K.json stays as it is")
+    t = Tokenizer.from_file(str(file))
+    texts = ["Once upon a time, there was a little girl named Lily.", " She loved  to play.\n\n\"Hi!\" she said.", "naïve 😀 <s>Tom</s> x", "▁", "a" * 50, "   \n\t"]
+    (out / "stories260K.json").write_text(json.dumps({"texts": texts, "ids": [t.encode(s, add_special_tokens=False).ids for s in texts]}) + "\n")
+
+
 def make_tokenizers():
     out = HERE / "tokenizers"
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
+    out.mkdir(exist_ok=True)
+    for old in out.iterdir():
+        if old.is_dir():
+            shutil.rmtree(old)
+    make_stories(out)
     texts = TEXTS + list(fuzz_texts(120))
     (out / "texts.json").write_text(json.dumps({"texts": texts, "invalid": INVALID}, indent=0) + "\n")
     make_splits(out)
-    made = dict(tokenizers())
+    made = dict(tokenizers()) | dict(spaces_marked())
     for name, t in made.items():
         (out / name).mkdir()
         (out / name / "tokenizer.json").write_text(t.to_str() + "\n")

@@ -2,6 +2,7 @@
 
 #include <jansson.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "model/tokenizer_split.h"
 #include "tests/model/scratch.h"
@@ -101,6 +102,31 @@ GOLDEN_TEST(one_word_and_some_bytes, "one-word")
 GOLDEN_TEST(no_merges, "no-merges")
 GOLDEN_TEST(merges_as_strings, "merge-strings")
 GOLDEN_TEST(vocab_and_merges_files, "vocab-and-merges")
+GOLDEN_TEST(llama2, "llama2")
+GOLDEN_TEST(metaspace_first, "metaspace-first")
+GOLDEN_TEST(metaspace_always, "metaspace-always")
+GOLDEN_TEST(metaspace_behind_a_split, "metaspace-late")
+GOLDEN_TEST(single_words, "single-word")
+
+/* A tokenizer that was not made for these tests. */
+static void test_stories(void **state)
+{
+    (void)state;
+    const char *dir = TEST_SHARED "/models/stories260K";
+    qy_tokenizer_t *t;
+    if (access(dir, R_OK) != 0)
+        skip();
+    OK(qy_tokenizer_open(&t, dir, &err));
+    json_t *golden = read_json(TEST_GOLDEN "/tokenizers", "stories260K.json");
+    const json_t *texts = json_object_get(golden, "texts"), *ids = json_object_get(golden, "ids");
+    assert_true(json_array_size(texts) > 3);
+    for (size_t i = 0; i < json_array_size(texts); i++) {
+        const char *text = json_string_value(json_array_get(texts, i));
+        check_ids(t, text, strlen(text), json_array_get(ids, i), dir, i);
+    }
+    json_decref(golden);
+    qy_tokenizer_close(&t);
+}
 
 /* --- files that are refused --- */
 
@@ -164,7 +190,8 @@ static void test_refuses_models(void **state)
     check_refused(cases, sizeof cases / sizeof *cases);
 }
 
-#define PRE(text) "{" MODEL ",\"pre_tokenizer\":" text "}"
+#define NORMAL(text) "{" MODEL ",\"normalizer\":" text "}"
+#define PRE(text)    "{" MODEL ",\"pre_tokenizer\":" text "}"
 #define REGEX(text)                                                                                \
     PRE("{\"type\":\"Split\",\"behavior\":\"Isolated\",\"pattern\":{\"Regex\":\"" text "\"}}")
 
@@ -196,7 +223,27 @@ static void test_refuses_pipelines(void **state)
         {QY_ERR_UNSUPPORTED, REGEX("(?m:a.b)"), "options other than"},
         {QY_ERR_UNSUPPORTED, REGEX("a\\\\C"), "pattern"},
         {QY_ERR_UNSUPPORTED, "{" MODEL ",\"normalizer\":{\"type\":\"Lowercase\"}}",
-         "normalizer of type \"Lowercase\" (known: Sequence, NFC)"},
+         "normalizer of type \"Lowercase\" (known: Sequence, NFC, Prepend, Replace)"},
+        {QY_ERR_FORMAT, NORMAL("{\"type\":\"Prepend\"}"), "without \"prepend\""},
+        {QY_ERR_FORMAT, NORMAL("{\"type\":\"Prepend\",\"prepend\":7}"), "\"prepend\" is a number"},
+        {QY_ERR_UNSUPPORTED, NORMAL("{\"type\":\"Replace\",\"content\":\"a\"}"), "is no String"},
+        {QY_ERR_UNSUPPORTED,
+         NORMAL("{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"a\"},\"content\":\"a\"}"),
+         "is no String"},
+        {QY_ERR_UNSUPPORTED,
+         NORMAL("{\"type\":\"Replace\",\"pattern\":{\"String\":\"\"},\"content\":\"a\"}"),
+         "an empty String"},
+        {QY_ERR_FORMAT, NORMAL("{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"}}"),
+         "without \"content\""},
+        {QY_ERR_FORMAT, PRE("{\"type\":\"Metaspace\"}"), "is not a character"},
+        {QY_ERR_FORMAT, PRE("{\"type\":\"Metaspace\",\"replacement\":\"ab\"}"),
+         "is not a character"},
+        {QY_ERR_FORMAT,
+         PRE("{\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":\"x\"}"),
+         "the prepend_scheme \"x\""},
+        {QY_ERR_FORMAT,
+         PRE("{\"type\":\"Metaspace\",\"replacement\":\"_\",\"add_prefix_space\":false}"),
+         "\"always\" and without add_prefix_space"},
         {QY_ERR_FORMAT, "{" MODEL ",\"normalizer\":[]}", "not an object"},
         {QY_ERR_UNSUPPORTED, "{" MODEL ",\"post_processor\":{\"type\":\"BertProcessing\"}}",
          "post_processor of type \"BertProcessing\""},
@@ -214,9 +261,6 @@ static void test_refuses_pipelines(void **state)
          "has id 1, in the vocab 0"},
         {QY_ERR_FORMAT, "{" MODEL ",\"added_tokens\":[{\"id\":99999999,\"content\":\"x\"}]}",
          "without content or id"},
-        {QY_ERR_UNSUPPORTED,
-         "{" MODEL ",\"added_tokens\":[{\"id\":3,\"content\":\"x\",\"single_word\":true}]}",
-         "\"x\" is a single_word"},
     };
     check_refused(cases, sizeof cases / sizeof *cases);
 }
@@ -299,8 +343,8 @@ static void test_splits(void **state)
             const json_t *text = json_array_get(texts, i);
             expected_t e = {.name = name,
                             .pieces = json_array_get(json_object_get(one, "pieces"), i)};
-            OK(qy_split_words(run, json_string_value(text), json_string_length(text), take_piece,
-                              &e, &err));
+            OK(qy_split_words(run, json_string_value(text), json_string_length(text), true,
+                              take_piece, &e, &err));
             if (e.next != json_array_size(e.pieces))
                 fail_msg("%s: text %zu: %zu pieces, not %zu", name, i, e.next,
                          json_array_size(e.pieces));
@@ -367,27 +411,55 @@ static void test_ties(void **state)
     qy_tokenizer_close(&t);
 }
 
-/* One word of a million characters: quadratic merging would take hours. */
+/* One word of a million characters, as a text is without a pre-tokenizer: quadratic merging would
+ * take hours. */
+static void check_long_word(const char *dir, const char *text, size_t bytes, int64_t n_ids)
+{
+    qy_tokenizer_t *t;
+    int32_t *ids;
+    int64_t n;
+    OK(qy_tokenizer_open(&t, dir, &err));
+    clock_t start = clock();
+    OK(qy_tokenizer_encode(t, text, bytes, &ids, &n, &err));
+    assert_true(clock() - start < 20 * CLOCKS_PER_SEC);
+    assert_int_equal(n, n_ids);
+    free(ids);
+    qy_tokenizer_close(&t);
+}
+
 static void test_long_words(void **state)
 {
     (void)state;
     enum { BYTES = 1000000 };
-    qy_tokenizer_t *t;
-    int32_t *ids;
-    int64_t n;
     char *text = malloc(BYTES);
     for (int i = 0; i < BYTES; i++)
         text[i] = i % 3 ? 'b' : 'a';
-    OK(open_text(&t, "{" MODEL "}"));
-    clock_t start = clock();
-    OK(qy_tokenizer_encode(t, text, BYTES, &ids, &n, &err));
-    assert_true(clock() - start < 20 * CLOCKS_PER_SEC);
-    assert_int_equal(n, 2 * (BYTES / 3) + 1); /* "ab", "b"; at the end "a" alone */
-    assert_int_equal(ids[0], 2);
-    assert_int_equal(ids[1], 1);
-    assert_int_equal(ids[n - 1], 0);
-    free(ids);
+    scratch_text("tokenizer.json", "{" MODEL "}");
+    check_long_word(scratch, text, BYTES, 2 * (BYTES / 3) + 1); /* "ab", "b"; at the end "a" */
+    memset(text, ' ', BYTES);
+    check_long_word(TEST_GOLDEN "/tokenizers/llama2", text, BYTES,
+                    BYTES / 8 + 1); /* one prepended */
     free(text);
+}
+
+/* An added token that the normalizer leaves nothing of is found nowhere. */
+static void test_added_token_that_vanishes(void **state)
+{
+    (void)state;
+    qy_tokenizer_t *t;
+    int32_t *ids;
+    int64_t n;
+    OK(open_text(&t,
+                 "{" MODEL ",\"added_tokens\":[{\"id\":7,\"content\":\"  \",\"normalized\":true}],"
+                 "\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},"
+                 "\"content\":\"\"}}"));
+    OK(qy_tokenizer_encode(t, " a  b   ", 8, &ids, &n, &err));
+    assert_int_equal(n, 1);
+    assert_int_equal(ids[0], 2);
+    free(ids);
+    OK(qy_tokenizer_encode(t, "   ", 3, &ids, &n, &err));
+    assert_int_equal(n, 0);
+    free(ids);
     qy_tokenizer_close(&t);
 }
 
@@ -411,17 +483,15 @@ static void test_a_whole_text(void **state)
 }
 
 /* Any damage to the file is an error or an honest reading, never a crash. */
-static void test_survives_damage(void **state)
+static void check_survives_damage(const char *path)
 {
-    (void)state;
     char *good;
     size_t bytes;
-    OK(qy_file_read(TEST_GOLDEN "/tokenizers/prefix-space/tokenizer.json", 1 << 20, &good, &bytes,
-                    &err));
+    OK(qy_file_read(path, 1 << 20, &good, &bytes, &err));
     const char *model = strstr(good, "\"model\"");
     assert_non_null(model);
     unsigned seed = 1;
-    for (int round = 0; round < 300; round++) {
+    for (int round = 0; round < 150; round++) {
         char *bad = malloc(bytes);
         memcpy(bad, good, bytes);
         size_t range = round % 3 ? (size_t)(model - good) : bytes; /* mostly the small parts */
@@ -445,6 +515,14 @@ static void test_survives_damage(void **state)
     free(good);
 }
 
+static void test_survives_damage(void **state)
+{
+    (void)state;
+    check_survives_damage(TEST_GOLDEN "/tokenizers/prefix-space/tokenizer.json");
+    check_survives_damage(TEST_GOLDEN "/tokenizers/llama2/tokenizer.json");
+    check_survives_damage(TEST_GOLDEN "/tokenizers/metaspace-late/tokenizer.json");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -461,6 +539,12 @@ int main(void)
         cmocka_unit_test(test_no_merges),
         cmocka_unit_test(test_merges_as_strings),
         cmocka_unit_test(test_vocab_and_merges_files),
+        cmocka_unit_test(test_llama2),
+        cmocka_unit_test(test_metaspace_first),
+        cmocka_unit_test(test_metaspace_always),
+        cmocka_unit_test(test_metaspace_behind_a_split),
+        cmocka_unit_test(test_single_words),
+        cmocka_unit_test(test_stories),
         cmocka_unit_test(test_refuses_models),
         cmocka_unit_test(test_refuses_pipelines),
         cmocka_unit_test(test_refuses_deep_nesting),
@@ -469,6 +553,7 @@ int main(void)
         cmocka_unit_test(test_unknown_token_that_is_missing),
         cmocka_unit_test(test_ties),
         cmocka_unit_test(test_long_words),
+        cmocka_unit_test(test_added_token_that_vanishes),
         cmocka_unit_test(test_splits),
         cmocka_unit_test(test_a_whole_text),
         cmocka_unit_test(test_survives_damage),
