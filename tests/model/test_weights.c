@@ -105,8 +105,9 @@ static void check_outer(const qy_model_t *m)
 static void test_reads_every_family_and_type(void **state)
 {
     (void)state;
-    static const char *const dirs[] = {GOLDEN("llama-gqa"), GOLDEN("llama-biases"),
-                                       GOLDEN("llama-linear"), GOLDEN("opt"), GOLDEN("opt-bare")};
+    static const char *const dirs[] = {
+        GOLDEN("llama-gqa"), GOLDEN("llama-biases"), GOLDEN("llama-linear"), GOLDEN("opt"),
+        GOLDEN("opt-bare"),  GOLDEN("mistral"),      GOLDEN("qwen2"),        GOLDEN("qwen3")};
     for (size_t i = 0; i < sizeof dirs / sizeof *dirs; i++) {
         qy_model_t *m;
         qy_block_weights_t w;
