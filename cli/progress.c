@@ -45,7 +45,9 @@ void qy_progress_show(void *view, int worker, const char *task, const qy_progres
         return;
     if (p->block >= 0)
         snprintf(where, sizeof where, "  block %lld", (long long)p->block);
-    if (p->block_done) {
+    if (p->block_done && isnan(p->loss_after)) { /* rounding has no losses */
+        snprintf(text, sizeof text, "[%d] %s%s done  %.1f s", worker, task, where, p->seconds);
+    } else if (p->block_done) {
         snprintf(text, sizeof text,
                  "[%d] %s%s done  loss %.3e -> %.3e  validation %.3e -> %.3e  %.1f s", worker, task,
                  where, p->loss_before, p->loss_after, p->validation_before, p->validation_after,
