@@ -258,6 +258,24 @@ static qy_status_t take_result(qy_dispatch_t *d, int peer, const qy_message_t *m
     return status;
 }
 
+/* How busy a rank was in E2E-QP, beside what the schedule allows: values of PHASE_DONE are seconds in
+ * forward and backward passes, seconds from the first batch on, and the ideal share. */
+static qy_status_t log_share(qy_dispatch_t *d, int peer, const qy_result_t *result, qy_error_t *err)
+{
+    if (result->n_values != 3 || !(result->values[1] > 0))
+        return QY_OK; /* it had nothing to do */
+    qy_entry_t entry = entry_about(d, QY_LEDGER_DONE, peer, NULL);
+    entry.task_id = -1;
+    entry.seconds = result->seconds;
+    entry.n_values = result->n_values;
+    entry.values = result->values;
+    snprintf(entry.task, sizeof entry.task, "e2e_qp stage");
+    snprintf(entry.text, sizeof entry.text, "busy %.1f %% of %.1f s, at most %.1f %%",
+             100 * result->values[0] / result->values[1], result->values[1],
+             100 * result->values[2]);
+    return qy_ledger_append(d->ledger, &entry, err);
+}
+
 static qy_status_t take_phase_done(qy_dispatch_t *d, int peer, const qy_message_t *message,
                                    qy_error_t *err)
 {
@@ -268,7 +286,9 @@ static qy_status_t take_phase_done(qy_dispatch_t *d, int peer, const qy_message_
         return refuse(d, peer, &why, false, err);
     qy_error_t error = result.error;
     bool fits = d->called && !d->peer[peer].answered && result.task_id == -1;
+    qy_status_t status = fits ? log_share(d, peer, &result, err) : QY_OK;
     qy_result_free(&result);
+    QY_TRY(status);
     if (!fits)
         return refuse_text(d, peer, "the end of a phase that it is not in", err);
     d->peer[peer].answered = true;

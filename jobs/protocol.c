@@ -61,7 +61,7 @@ qy_status_t qy_message_encode(qy_msg_kind_t kind, const void *payload, size_t pa
 
 qy_status_t qy_message_decode(qy_message_t *out, const void *bytes, size_t n, qy_error_t *err)
 {
-    frame_t frame;
+    frame_t frame = {0};
     if (n < QY_FRAME_BYTES)
         return qy_fail(err, QY_ERR_FORMAT, "message: %zu bytes, a frame has %d", n, QY_FRAME_BYTES);
     QY_TRY(read_frame(&frame, bytes, err));
@@ -83,7 +83,7 @@ qy_status_t qy_message_decode(qy_message_t *out, const void *bytes, size_t n, qy
 
 qy_status_t qy_message_length(const void *bytes, size_t n, size_t *total, qy_error_t *err)
 {
-    frame_t frame;
+    frame_t frame = {0};
     if (n < QY_FRAME_BYTES) {
         *total = 0;
         return QY_OK;
