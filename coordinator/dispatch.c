@@ -341,6 +341,7 @@ static qy_status_t take_messages(qy_dispatch_t *d, qy_error_t *err)
         QY_TRY(d->link->poll(d->link, &peer, &bytes, &n, err));
         if (!bytes)
             break;
+        d->messages[0]++;
         qy_status_t status = peer < 0 || peer >= d->link->n_peers
                                  ? qy_fail(err, QY_ERR_COMM, "a message from worker %d of %d", peer,
                                            d->link->n_peers)
@@ -382,16 +383,22 @@ static qy_status_t turn(qy_dispatch_t *d, const volatile sig_atomic_t *stop, qy_
 {
     if (stop && *stop)
         return qy_fail(err, QY_ERR_STOPPED, "stopped on request");
+    double before = d->messages[0], began = qy_now_s();
+    qy_run_phase_t phase = d->phase;
     QY_TRY(take_messages(d, err));
     QY_TRY(watch_silence(d, err));
-    return advance(d, err);
+    qy_status_t status = advance(d, err);
+    if (d->messages[0] > before && d->phase == phase) /* a phase of its own is other work */
+        d->messages[1] += qy_now_s() - began;
+    return status;
 }
 
 /* Says how it ended, and lets the workers go. A ledger that cannot be written any more is why it
  * ended. */
 static void end_run(qy_dispatch_t *d)
 {
-    qy_entry_t entry = {.kind = QY_LEDGER_STOP, .status = d->end.status};
+    qy_entry_t entry = {.kind = QY_LEDGER_STOP, .status = d->end.status, .n_values = 2,
+                        .values = d->messages};
     snprintf(entry.text, sizeof entry.text, "%s",
              d->end.status == QY_OK            ? "done"
              : d->end.status == QY_ERR_STOPPED ? "stopped"

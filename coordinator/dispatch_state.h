@@ -27,6 +27,7 @@ struct qy_dispatch {
     qy_metrics_t *metrics; /* NULL after a failure: the run goes on without */
     qy_peer_t *peer;       /* link->n_peers */
     double polled;         /* when poll last ran */
+    double messages[2];    /* how many have been taken in; seconds for them and what followed */
 
     qy_run_phase_t phase;
     bool entered, called; /* called: E2E was sent to all */

@@ -33,7 +33,10 @@ typedef struct {
     qy_status_t status;
     char text[508];
     int64_t n_values;
-    double *values; /* DONE of an evaluation; owned by the ledger when read back */
+    /* DONE of an evaluation: NLL of each window; of an E2E-QP stage: busy s, wall s, ideal share.
+     * STOP: messages that the coordinator took in, and its seconds for them and what followed.
+     * Owned by the ledger when read back. */
+    double *values;
 } qy_entry_t;
 
 /* Opens or creates, drops a torn last line, reads all entries. */

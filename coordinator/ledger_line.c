@@ -48,7 +48,7 @@ static const struct {
     FIELD(FIELD_F64, validation_after, IN(BLOCK)),
     FIELD(FIELD_STATUS, status, IN(FAILED) | IN(STOP)),
     FIELD(FIELD_TEXT, text, IN(DONE) | IN(FAILED) | IN(STOP)),
-    FIELD(FIELD_VALUES, values, IN(DONE)),
+    FIELD(FIELD_VALUES, values, IN(DONE) | IN(STOP)),
 };
 enum { N_FIELDS = sizeof fields / sizeof *fields };
 
