@@ -1,11 +1,11 @@
 #!/bin/sh
-# Headers and libraries that the CUDA device is compiled against, from NVIDIA's wheels, for machines
+# What the CUDA device is compiled against, from NVIDIA's wheels, for machines
 # whose distribution does not have them (CI has nvcc and no GPU). Fills $QUARRY_CUDA_CACHE, by
 # default .cache/cuda, with include/ and lib/; does nothing where they are already there.
 # Usage: .ci/cuda_cache.sh, then cmake -DQUARRY_CUDA_ROOT=.cache/cuda
 set -eu
 
-wheels="nvidia-cublas==13.1.* nvidia-cudnn-cu13==9.14.* nvidia-nccl-cu13==2.*"
+wheels="nvidia-cublas==13.1.*"
 cache=${QUARRY_CUDA_CACHE:-$(dirname "$0")/../.cache/cuda}
 mark=$cache/wheels.txt
 
@@ -23,7 +23,7 @@ for wheel in "$work"/*.whl; do
     python3 -m zipfile -e "$wheel" "$work/files"
     rm "$wheel"
     cp -R "$work"/files/nvidia/*/include/. "$cache/include/"
-    for name in cublasLt cudnn nccl; do
+    for name in cublasLt; do
         for file in "$work"/files/nvidia/*/lib/lib$name.so.*; do
             [ -f "$file" ] || continue
             mv "$file" "$cache/lib/"

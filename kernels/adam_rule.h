@@ -19,7 +19,7 @@ QY_RULE void qy_adam_rule(float *p, float *m, float *v, float g, float rate, flo
     const float beta2 = (float)QY_ADAM_BETA2, rest2 = (float)(1.0 - QY_ADAM_BETA2);
     float m_new = beta1 * *m + rest1 * g;
     float v_new = beta2 * *v + rest2 * (g * g);
-    float p_new = *p - rate * (m_new / (sqrtf(v_new) / bias2 + (float)QY_ADAM_EPS));
+    float p_new = *p - rate * (m_new / (qy_ratio(sqrtf(v_new), bias2) + (float)QY_ADAM_EPS));
     *m = m_new;
     *v = v_new;
     *p = p_new < floor ? floor : p_new;

@@ -21,7 +21,7 @@ struct group_gradient_t {
 
 __device__ static inline group_gradient_t group_bwd(float g, float w, float s, float z, float q_max)
 {
-    float ratio = w / s, free = rintf(ratio) + z, c = qy_clampf(free, 0.0f, q_max) - z;
+    float ratio = qy_ratio(w, s), free = rintf(ratio) + z, c = qy_clampf(free, 0.0f, q_max) - z;
     bool inside = (free >= 0.0f) & (free <= q_max);
     return {inside ? g : 0.0f, g * (inside ? c - ratio : c), inside ? 0.0f : g};
 }

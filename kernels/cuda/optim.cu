@@ -5,7 +5,7 @@
 #include "kernels/cuda/group.cuh"
 #include "kernels/cuda/reduce.cuh"
 
-enum { THREADS = 256, TEAM = 8 };
+enum { THREADS = 256 };
 
 /* --- nonfinite, step_begin, adamw ------------------------------------------------------------ */
 
@@ -181,34 +181,35 @@ struct group_t {
 };
 
 /*
- * 8 threads own a group of 16 K elements and hold it in registers from the first load to the new
- * w_hat, so that every number passes memory once. A thread has neighbours 2 lane and 2 lane + 1 of
- * every 16 elements: two of the partial sums that the CPU keeps.
+ * 16 / W threads own a group of 16 K elements and hold it in registers from the first load to the
+ * new w_hat, so that every number passes memory once. A thread has W neighbours of every 16
+ * elements: W of the partial sums that the CPU keeps.
  */
-template <typename G, typename T, int K>
-static __global__ void __launch_bounds__(THREADS, K > 4 ? 2 : 4) update_kernel(update_t<G, T> u)
+template <typename G, typename T, int K, int W>
+static __global__ void __launch_bounds__(THREADS) update_kernel(update_t<G, T> u)
 {
+    const int TEAM = QY_LANES / W;
     const rates_t rates(u.hyper);
     if (rates.skip)
         return;
     int64_t thread = blockIdx.x * (int64_t)THREADS + threadIdx.x, group = thread / TEAM;
     int lane = threadIdx.x % TEAM;
     bool mine = group < u.n_groups; /* the others only keep the warp together */
-    int64_t j = mine ? group : 0, at = j * 16 * K + lane * 2;
-    float w[K][2], m[K][2], v[K][2], g[K][2], ds[2] = {}, outside[2] = {};
+    int64_t j = mine ? group : 0, at = j * QY_LANES * K + lane * W;
+    float w[K][W], m[K][W], v[K][W], g[K][W], ds[W] = {}, outside[W] = {};
 #pragma unroll
     for (int k = 0; k < K; k++) {
-        load<2>(w[k], u.w + at + 16 * k);
-        load<2>(m[k], u.w_m + at + 16 * k);
-        load<2>(v[k], u.w_v + at + 16 * k);
-        load<2>(g[k], u.dw_hat + at + 16 * k);
+        load<W>(w[k], u.w + at + QY_LANES * k);
+        load<W>(m[k], u.w_m + at + QY_LANES * k);
+        load<W>(v[k], u.w_v + at + QY_LANES * k);
+        load<W>(g[k], u.dw_hat + at + QY_LANES * k);
     }
     group_t q(u, j);
     float s = qy_step_used(q.s), z = qy_zero_used(q.z, u.q_max), w_rate = q.unit * rates.w_step;
 #pragma unroll
     for (int k = 0; k < K; k++) {
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < W; i++) {
             group_gradient_t d = group_bwd(g[k][i], w[k][i], s, z, u.q_max);
             ds[i] += d.ds;
             outside[i] += d.outside;
@@ -216,28 +217,22 @@ static __global__ void __launch_bounds__(THREADS, K > 4 ? 2 : 4) update_kernel(u
                          rates.bias2, -INFINITY);
         }
         if (mine) {
-            store<2>(u.w + at + 16 * k, w[k]);
-            store<2>(u.w_m + at + 16 * k, m[k]);
-            store<2>(u.w_v + at + 16 * k, v[k]);
+            store<W>(u.w + at + QY_LANES * k, w[k]);
+            store<W>(u.w_m + at + QY_LANES * k, m[k]);
+            store<W>(u.w_v + at + QY_LANES * k, v[k]);
         }
     }
-#pragma unroll
-    for (int half = TEAM / 2; half > 0; half /= 2)
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            ds[i] += __shfl_xor_sync(QY_WARP_ALL, ds[i], half);
-            outside[i] += __shfl_xor_sync(QY_WARP_ALL, outside[i], half);
-        }
-    q.update(ds[0] + ds[1], outside[0] + outside[1], s, rates, u.train_zero);
+    q.update(partials_sum<W>(ds), partials_sum<W>(outside), s, rates, u.train_zero);
     s = qy_step_used(q.s);
     z = qy_zero_used(q.z, u.q_max);
     if (!mine)
         return;
 #pragma unroll
     for (int k = 0; k < K; k++) {
-        w[k][0] = group_fwd(w[k][0], s, z, u.q_max);
-        w[k][1] = group_fwd(w[k][1], s, z, u.q_max);
-        store<2>(u.w_hat + at + 16 * k, w[k]);
+#pragma unroll
+        for (int i = 0; i < W; i++)
+            w[k][i] = group_fwd(w[k][i], s, z, u.q_max);
+        store<W>(u.w_hat + at + QY_LANES * k, w[k]);
     }
     if (lane == 0)
         q.write(u, group);
@@ -277,17 +272,20 @@ template <typename G, typename T>
 static qy_status_t launch_update(const qy_device_t *dev, const update_t<G, T> &u, qy_error_t *err)
 {
     cudaStream_t stream = qy_stream(dev);
-    const unsigned blocks = (unsigned)qy_blocks(u.n_groups, THREADS / TEAM);
     bool aligned = qy_aligned(u.w, u.w_m, u.w_v, u.dw_hat, u.w_hat);
+#define LAUNCH(K, W)                                                                               \
+    QY_LAUNCH(update_kernel<G, T, K, W>                                                            \
+              <<<(unsigned)qy_blocks(u.n_groups, THREADS *W / QY_LANES), THREADS, 0, stream>>>(u))
     if (aligned && u.n == 32)
-        QY_LAUNCH(update_kernel<G, T, 2><<<blocks, THREADS, 0, stream>>>(u));
+        LAUNCH(2, 2);
     else if (aligned && u.n == 64)
-        QY_LAUNCH(update_kernel<G, T, 4><<<blocks, THREADS, 0, stream>>>(u));
+        LAUNCH(4, 2);
     else if (aligned && u.n == 128)
-        QY_LAUNCH(update_kernel<G, T, 8><<<blocks, THREADS, 0, stream>>>(u));
+        LAUNCH(8, 2);
     else
         QY_LAUNCH(update_any_kernel<G, T>
                   <<<(unsigned)qy_blocks(u.n_groups, THREADS / QY_LANES), THREADS, 0, stream>>>(u));
+#undef LAUNCH
     return QY_OK;
 }
 

@@ -301,7 +301,7 @@ static __global__ void __launch_bounds__(THREADS) dequant_kernel(dequant_t<T> a)
     for (int64_t row = blockIdx.y; row < a.rows; row += gridDim.y) {
         float v[V];
         unpack<V>(v, a.codes + row * a.n_words, i, a.bits);
-        int64_t group = row * a.n_groups + i / a.n;
+        int64_t group = row * a.n_groups + (uint32_t)i / (uint32_t)a.n; /* 32 bits hold a column */
         float s = a.s[group], z = (float)a.zeros[group];
 #pragma unroll
         for (int j = 0; j < V; j++) {

@@ -74,4 +74,20 @@ template <typename T> __device__ static inline T lanes_sum_as_cpu(T x)
     return x;
 }
 
+/* The same where each of 16 / W lanes holds W neighbouring partial sums; they are used up. */
+template <int W> __device__ static inline float partials_sum(float (&x)[W])
+{
+#pragma unroll
+    for (int half = QY_LANES / W / 2; half > 0; half /= 2)
+#pragma unroll
+        for (int i = 0; i < W; i++)
+            x[i] += __shfl_xor_sync(QY_WARP_ALL, x[i], half);
+#pragma unroll
+    for (int half = W / 2; half > 0; half /= 2)
+#pragma unroll
+        for (int i = 0; i < half; i++)
+            x[i] += x[i + half];
+    return x[0];
+}
+
 #endif

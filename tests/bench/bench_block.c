@@ -55,7 +55,7 @@ static void usage(void)
     fprintf(stderr,
             "usage: bench_block [what=block-ap|advance|e2e] [preset=70b|7b|135m] [device=cuda:0]\n"
             "  [compute=bf16] [dw=f32|compute] [hidden=N] [intermediate=N] [heads=N] [kv_heads=N]\n"
-            "  [head_dim=N] [bits=2] [group=64] [batch=2] [length=2048] [samples=20] [per=4]\n"
+            "  [head_dim=N] [bits=2] [group=64] [batch=2] [length=2048] [samples=20] [per=16]\n"
             "  [recompute=0]   samples: medians are of so many; per: steps queued for one\n");
     exit(2);
 }
@@ -92,7 +92,7 @@ static void read_config(config_t *c, int argc, char **argv)
                     .group = 64,
                     .batch = 2,
                     .samples = 20,
-                    .per = 4};
+                    .per = 16};
     preset(c, "7b");
     const struct {
         const char *key;

@@ -2,7 +2,7 @@
 """The same work as bench_block in PyTorch: plain modules with AdamW as published, and torch.compile with fused AdamW.
 
 usage: bench_torch.py [what=block-ap|advance|e2e] [preset=70b|7b|135m] [compute=bf16] [batch=2] [length=N] [bits=2] [group=64]
-       [mode=plain|compiled] [samples=20] [per=4] [expect=FILE] [hidden=N intermediate=N heads=N kv_heads=N head_dim=N]
+       [mode=plain|compiled] [samples=20] [per=16] [expect=FILE] [hidden=N intermediate=N heads=N kv_heads=N head_dim=N]
 expect: what bench_block printed for the same keys; its losses and gradient norms must agree (exit 1 where they do not).
 Numbers come from the formula of data.h, so both programs work on the same weights and inputs."""
 import statistics, sys, time
@@ -13,7 +13,7 @@ LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 BATCHES, STREAM_WEIGHT, STREAM_INPUT, WEIGHT_SIZE, LR = 4, 1, 100, 0.05, 1e-4
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 0.02, 0.03  # relative; bf16 has 8 bits, and both sides round at other places
 
-c = dict(what="block-ap", preset="7b", compute="bf16", batch="2", bits="2", group="64", mode="plain", samples="20", per="4", expect="", recompute="0", dw="", device="")
+c = dict(what="block-ap", preset="7b", compute="bf16", batch="2", bits="2", group="64", mode="plain", samples="20", per="16", expect="", recompute="0", dw="", device="")
 keys = dict(a.split("=", 1) for a in sys.argv[1:])
 c.update(keys)
 for name, value in zip(("hidden", "intermediate", "heads", "kv_heads", "length"), PRESETS[c["preset"]]):
