@@ -7,8 +7,8 @@
 /* M_PI is not C11. */
 #define PI 3.14159265358979323846
 
-/* Travel: Σ of the rates over the steps, in units of the group's first step. Measured on the small Llama
- * that ships with the project (docs/accuracy.md, "Rates of E2E-QP"). */
+/* Travel: Σ of the rates over the steps, in units of the group's first step. Measured on the small
+ * Llama that ships with the project: docs/rates.md. */
 static double weight_travel(int64_t bits)
 {
     return bits <= 2 ? 2.0 : bits == 3 ? 0.8 : 0.5;
