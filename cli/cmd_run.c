@@ -234,6 +234,8 @@ int qy_cmd_run(int argc, char **argv)
     qy_progress_init(&door.view, quiet);
     if (door.mpi && qy_mpi_begin(&door.rank, &door.n_ranks, &err) != QY_OK)
         return qy_door_error(&err, QY_EXIT_FAILED);
+    if (door.mpi && door.n_ranks > 1)
+        qy_device_bind(qy_mpi_place());
     code = run_job(job, overrides, n_overrides, &door);
     if (door.mpi)
         qy_mpi_end();

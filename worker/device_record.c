@@ -1,8 +1,10 @@
 #include "worker/device_record.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "kernels/device.h"
@@ -12,20 +14,23 @@ enum { RECORD_MAX = 64 << 10 };
 static const char *const keys[] = {"device", "model", "compute", "libraries", "build"};
 enum { N_KEYS = sizeof keys / sizeof *keys };
 
-static qy_status_t compare(const char *path, const char *text, const char *const *values,
-                           qy_error_t *err)
+/* The first n keys of the record against these values. */
+static qy_status_t compare(const char *path, const char *text, const char *const *values, int n,
+                           qy_status_t refusal, qy_error_t *err)
 {
     json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    char host[64] = "?";
     qy_status_t status = QY_OK;
     if (!root)
         return qy_fail(err, QY_ERR_FORMAT, "%s: not JSON; remove it to record this device", path);
-    for (int i = 0; i < N_KEYS && status == QY_OK; i++) {
+    gethostname(host, sizeof host - 1);
+    for (int i = 0; i < n && status == QY_OK; i++) {
         const char *was = json_string_value(json_object_get(root, keys[i]));
         if (!was || strcmp(was, values[i]) != 0)
-            status = qy_fail(err, QY_ERR_ARG,
-                             "%s: this run was begun with %s \"%s\", here it is \"%s\": the bytes "
-                             "would differ",
-                             path, keys[i], was ? was : "?", values[i]);
+            status = qy_fail(err, refusal,
+                             "%s: this run was begun with %s \"%s\", on host %s it is \"%s\": the "
+                             "bytes would differ",
+                             path, keys[i], was ? was : "?", host, values[i]);
     }
     json_decref(root);
     return status;
@@ -45,25 +50,69 @@ static qy_status_t record(const char *path, const char *const *values, qy_error_
     return status;
 }
 
-qy_status_t qy_device_record(const qy_plan_t *plan, const char *build, qy_error_t *err)
+static qy_status_t open_device(qy_device_t **out, const qy_plan_t *plan, qy_error_t *err)
+{
+    return qy_device_open(out, plan->spec.resources.device, plan->spec.resources.compute,
+                          (int)plan->spec.resources.threads, err);
+}
+
+/* Against the record in the run directory; build NULL: whatever it is. */
+static qy_status_t check(const qy_plan_t *plan, const qy_device_t *dev, const char *build,
+                         qy_status_t refusal, qy_error_t *err)
 {
     char path[QY_PATH_MAX], *text = NULL;
     size_t bytes;
-    qy_device_t *dev = NULL;
     QY_TRY(qy_path(path, err, "%s/device.json", plan->spec.run_dir));
-    QY_TRY(qy_device_open(&dev, plan->spec.resources.device, plan->spec.resources.compute,
-                          (int)plan->spec.resources.threads, err));
+    QY_TRY(qy_file_read(path, RECORD_MAX, &text, &bytes, err));
     const char *values[N_KEYS] = {dev->kind, dev->model, qy_dtype_name(dev->compute),
                                   dev->libraries, build};
-    qy_status_t status;
-    if (qy_file_exists(path)) {
-        status = qy_file_read(path, RECORD_MAX, &text, &bytes, err);
-        if (status == QY_OK)
-            status = compare(path, text, values, err);
-        free(text);
-    } else {
-        status = record(path, values, err);
-    }
+    qy_status_t status = compare(path, text, values, build ? N_KEYS : N_KEYS - 1, refusal, err);
+    free(text);
+    return status;
+}
+
+qy_status_t qy_device_record(const qy_plan_t *plan, const char *build, qy_error_t *err)
+{
+    char path[QY_PATH_MAX];
+    qy_device_t *dev = NULL;
+    QY_TRY(qy_path(path, err, "%s/device.json", plan->spec.run_dir));
+    QY_TRY(open_device(&dev, plan, err));
+    const char *values[N_KEYS] = {dev->kind, dev->model, qy_dtype_name(dev->compute),
+                                  dev->libraries, build};
+    qy_status_t status =
+        qy_file_exists(path) ? check(plan, dev, build, QY_ERR_ARG, err) : record(path, values, err);
     qy_device_close(&dev);
     return status;
+}
+
+qy_status_t qy_device_open_recorded(qy_device_t **out, const qy_plan_t *plan, qy_error_t *err)
+{
+    qy_device_t *dev = NULL;
+    QY_TRY(open_device(&dev, plan, err));
+    qy_status_t status = check(plan, dev, NULL, QY_ERR_DEVICE, err);
+    if (status == QY_OK)
+        *out = dev;
+    else
+        qy_device_close(&dev);
+    return status;
+}
+
+void qy_device_bind(int place)
+{
+    const char *visible = getenv("CUDA_VISIBLE_DEVICES");
+    char one[128];
+    if (!visible) {
+        snprintf(one, sizeof one, "%d", place);
+    } else if (strchr(visible, ',')) {
+        for (int i = 0; i < place && visible; i++) {
+            visible = strchr(visible, ',');
+            visible = visible ? visible + 1 : NULL;
+        }
+        /* Past the end of the list there is no GPU for this process: an empty list says so. */
+        snprintf(one, sizeof one, "%.*s", visible ? (int)strcspn(visible, ",") : 0,
+                 visible ? visible : "");
+    } else {
+        return;
+    }
+    setenv("CUDA_VISIBLE_DEVICES", one, 1);
 }

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/random.h"
 #include "kernels/loss.h"
+#include "worker/device_record.h"
 #include "worker/e2e_stage.h"
 
 /* Largest norm of all gradients together; larger ones are scaled down to it. */
@@ -376,7 +377,6 @@ static void free_host(e2e_t *e)
 qy_status_t qy_e2e_run(const qy_plan_t *plan, qy_pipe_t *pipe, const qy_hooks_t *hooks,
                        qy_e2e_share_t *share, qy_error_t *err)
 {
-    const qy_spec_t *spec = &plan->spec;
     e2e_t e = {.plan = plan, .hooks = hooks, .pipe = pipe, .n_ranks = 1};
     qy_device_t *dev = NULL;
     qy_model_t *model = NULL;
@@ -385,9 +385,8 @@ qy_status_t qy_e2e_run(const qy_plan_t *plan, qy_pipe_t *pipe, const qy_hooks_t 
         e.rank = pipe->rank;
         e.n_ranks = pipe->n_ranks;
     }
-    QY_TRY(qy_device_open(&dev, spec->resources.device, spec->resources.compute,
-                          (int)spec->resources.threads, err));
-    qy_status_t status = qy_model_open(&model, spec->model, err);
+    QY_TRY(qy_device_open_recorded(&dev, plan, err));
+    qy_status_t status = qy_model_open(&model, plan->spec.model, err);
     if (status == QY_OK)
         status = run(&e, dev, model, err);
     free_host(&e);

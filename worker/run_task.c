@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "worker/device_record.h"
 
 static qy_status_t (*const task_functions[QY_N_TASK_KINDS])(const qy_work_t *, const qy_task_t *,
                                                             qy_result_t *, qy_error_t *) = {
@@ -48,11 +49,8 @@ static qy_status_t run(const qy_task_t *task, const qy_hooks_t *hooks, qy_result
                          task->run_dir, plan->hash, task->plan_hash);
         goto destroy_plan;
     }
-    const qy_spec_t *spec = &plan->spec;
-    QY_TRY_GOTO(qy_device_open(&work.dev, spec->resources.device, spec->resources.compute,
-                               (int)spec->resources.threads, err),
-                destroy_plan);
-    QY_TRY_GOTO(qy_model_open(&work.model, spec->model, err), close_device);
+    QY_TRY_GOTO(qy_device_open_recorded(&work.dev, plan, err), destroy_plan);
+    QY_TRY_GOTO(qy_model_open(&work.model, plan->spec.model, err), close_device);
     status = task_functions[task->kind](&work, task, result, err);
     qy_model_close(&work.model);
 close_device:

@@ -85,6 +85,8 @@ void golden_close_to(const golden_t *g, const qy_tensor_t *got, const char *name
     /* Activations are rounded to the compute type at every row: about ten roundings in a row, with
      * errors that grow through two blocks of random weights. */
     double scale = g->dev->compute == QY_F32 ? tolerance : 40 * test_epsilon(g->dev->compute);
-    test_close(name, have, want, n, scale * test_max_abs(want, n));
+    char label[200];
+    snprintf(label, sizeof label, "%s in %s", name, qy_dtype_name(g->dev->compute));
+    test_close(label, have, want, n, scale * test_max_abs(want, n));
     test_drop(want, have);
 }

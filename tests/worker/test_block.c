@@ -198,8 +198,9 @@ static void distill_of_itself(const qy_device_t *dev)
     qy_tensor_t dx = test_put(dev, dev->compute, 2, shape, NULL);
     test_ok(qy_head_distill(&g.outer, &g.head, &x, &x, 1, &dx, &err), err);
     double *got = test_get(dev, &dx), *zeros = test_zeros(n), *kl = test_get(dev, &g.head.loss);
-    test_close("gradient", got, zeros, n, 0);
-    test_close("divergence", kl, zeros, g.rows, 0);
+    /* Probabilities of both sides come from the same logits, up to how a device orders a sum. */
+    test_close("gradient", got, zeros, n, 1e-6);
+    test_close("divergence", kl, zeros, g.rows, 1e-6);
     test_release_all(dev, &x, &dx);
     test_drop(values, got, zeros, kl);
     golden_close(&g);
