@@ -29,7 +29,7 @@ static void write_text(const fake_run_t *run, const char *name, char mark)
     char path[QY_PATH_MAX], text[TEXT_BYTES];
     qy_error_t err;
     for (int i = 0; i < TEXT_BYTES; i++)
-        text[i] = (char)((i + 1) % 6 == 0 ? ' ' : 'a' + i * i % 23);
+        text[i] = (char)((i + 1) % 6 == 0 ? ' ' : 'a' + i % 997 * (i % 997) % 23);
     text[0] = mark;
     must(qy_path(path, &err, "%s/%s", run->root, name), &err);
     must(qy_file_write(path, text, sizeof text, &err), &err);

@@ -177,6 +177,12 @@ static void gradients(const qy_device_t *dev)
     for (size_t i = 0; i < sizeof with_gradients / sizeof *with_gradients; i++) {
         golden_t g;
         golden_open(&g, dev, with_gradients[i]);
+        /* Where a ReLU's input is all but 0, half precision may see it on the other side, and its
+         * gradient is then another: no tolerance covers that. */
+        if (g.model->arch.act_kind == QY_ACT_RELU && dev->compute != QY_F32) {
+            golden_close(&g);
+            continue;
+        }
         head_backward_of(&g);
         for (int64_t b = 0; b < g.model->arch.n_blocks; b++)
             backward_of(&g, b);
