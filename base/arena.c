@@ -26,6 +26,18 @@ qy_status_t qy_arena_tensor(qy_arena_t *arena, qy_tensor_t *out, qy_dtype_t dtyp
     return QY_OK;
 }
 
+qy_status_t qy_arena_1d(qy_arena_t *arena, qy_tensor_t *out, qy_dtype_t dtype, int64_t n,
+                        qy_error_t *err)
+{
+    return qy_arena_tensor(arena, out, dtype, 1, &n, err);
+}
+
+qy_status_t qy_arena_2d(qy_arena_t *arena, qy_tensor_t *out, qy_dtype_t dtype, int64_t rows,
+                        int64_t cols, qy_error_t *err)
+{
+    return qy_arena_tensor(arena, out, dtype, 2, (int64_t[]){rows, cols}, err);
+}
+
 size_t qy_arena_mark(const qy_arena_t *arena)
 {
     return arena->used;

@@ -9,18 +9,6 @@
 #include "kernels/linear.h"
 #include "kernels/norm.h"
 
-static qy_status_t take(qy_arena_t *arena, qy_tensor_t *t, qy_dtype_t dtype, int64_t rows,
-                        int64_t cols, qy_error_t *err)
-{
-    return qy_arena_tensor(arena, t, dtype, 2, (int64_t[]){rows, cols}, err);
-}
-
-static qy_status_t take_1d(qy_arena_t *arena, qy_tensor_t *t, qy_dtype_t dtype, int64_t n,
-                           qy_error_t *err)
-{
-    return qy_arena_tensor(arena, t, dtype, 1, &n, err);
-}
-
 static qy_status_t load_rope(qy_block_t *block, int64_t length, qy_error_t *err)
 {
     size_t bytes = qy_tensor_bytes(&block->cosine);
@@ -45,8 +33,8 @@ qy_status_t qy_block_init(qy_block_t *block, const qy_device_t *dev, const qy_ar
     qy_program_build(&block->program, arch);
     if (arch->rope_kind == QY_ROPE_NONE)
         return QY_OK;
-    QY_TRY(take(arena, &block->cosine, QY_F32, max_length, arch->head_dim / 2, err));
-    QY_TRY(take(arena, &block->sine, QY_F32, max_length, arch->head_dim / 2, err));
+    QY_TRY(qy_arena_2d(arena, &block->cosine, QY_F32, max_length, arch->head_dim / 2, err));
+    QY_TRY(qy_arena_2d(arena, &block->sine, QY_F32, max_length, arch->head_dim / 2, err));
     return arena->base ? load_rope(block, max_length, err) : QY_OK;
 }
 
@@ -58,16 +46,16 @@ qy_status_t qy_block_params_take(qy_block_params_t *params, const qy_block_t *bl
     for (int i = 0; i < QY_N_LINEARS; i++) {
         const qy_linear_desc_t *d = &a->linear[i];
         if (d->present)
-            QY_TRY(take(arena, &params->w[i], block->dev->compute, d->out, d->in, err));
+            QY_TRY(qy_arena_2d(arena, &params->w[i], block->dev->compute, d->out, d->in, err));
         if (d->present && d->bias)
-            QY_TRY(take_1d(arena, &params->bias[i], block->dev->compute, d->out, err));
+            QY_TRY(qy_arena_1d(arena, &params->bias[i], block->dev->compute, d->out, err));
     }
     for (int i = 0; i < QY_N_NORMS; i++) {
         const qy_norm_desc_t *d = &a->norm[i];
         if (d->present)
-            QY_TRY(take_1d(arena, &params->norm[i], QY_F32, d->size, err));
+            QY_TRY(qy_arena_1d(arena, &params->norm[i], QY_F32, d->size, err));
         if (d->present && d->bias)
-            QY_TRY(take_1d(arena, &params->norm_bias[i], QY_F32, d->size, err));
+            QY_TRY(qy_arena_1d(arena, &params->norm_bias[i], QY_F32, d->size, err));
     }
     return QY_OK;
 }
@@ -111,17 +99,17 @@ qy_status_t qy_block_acts_take(qy_block_acts_t *acts, const qy_block_t *block, i
     *acts = (qy_block_acts_t){.batch = batch, .length = length};
     for (int s = 0; s < QY_N_SLOTS; s++)
         if (p->used[s] && s != QY_SLOT_X && s != QY_SLOT_Y)
-            QY_TRY(take(arena, &acts->slot[s], block->dev->compute, tokens,
-                        qy_program_cols(p, (qy_slot_t)s), err));
+            QY_TRY(qy_arena_2d(arena, &acts->slot[s], block->dev->compute, tokens,
+                               qy_program_cols(p, (qy_slot_t)s), err));
     for (int i = 0; i < p->n_rows; i++) {
         const qy_row_t *row = &p->row[i];
         if (row->kind == QY_ROW_NORM) {
-            QY_TRY(take_1d(arena, &acts->rstd[row->id], QY_F32, tokens, err));
+            QY_TRY(qy_arena_1d(arena, &acts->rstd[row->id], QY_F32, tokens, err));
             if (a->norm_kind == QY_NORM_LAYER)
-                QY_TRY(take_1d(arena, &acts->mean[row->id], QY_F32, tokens, err));
+                QY_TRY(qy_arena_1d(arena, &acts->mean[row->id], QY_F32, tokens, err));
         } else if (row->kind == QY_ROW_HEAD_NORM) {
             int64_t heads = row->id == QY_NORM_Q ? a->n_heads : a->n_kv_heads;
-            QY_TRY(take_1d(arena, &acts->rstd[row->id], QY_F32, tokens * heads, err));
+            QY_TRY(qy_arena_1d(arena, &acts->rstd[row->id], QY_F32, tokens * heads, err));
         }
     }
     return qy_arena_tensor(arena, &acts->lse, QY_F32, 3, (int64_t[]){batch, a->n_heads, length},
@@ -150,8 +138,8 @@ qy_status_t qy_block_grads_take(qy_block_grads_t *grads, const qy_block_t *block
     for (int s = 0; s < QY_N_SLOTS; s++)
         if (p->used[s] && s != QY_SLOT_Y &&
             qy_program_gradient_home(p, (qy_slot_t)s) == (qy_slot_t)s)
-            QY_TRY(take(arena, &grads->slot[s], block->dev->compute, batch * length,
-                        qy_program_cols(p, (qy_slot_t)s), err));
+            QY_TRY(qy_arena_2d(arena, &grads->slot[s], block->dev->compute, batch * length,
+                               qy_program_cols(p, (qy_slot_t)s), err));
     return QY_OK;
 }
 

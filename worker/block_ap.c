@@ -13,12 +13,6 @@
 /* Steps between looks at the losses: each look waits for the device. */
 enum { LOSS_CHECK = 16 };
 
-static qy_status_t take(qy_arena_t *arena, qy_tensor_t *t, int64_t rows, int64_t cols,
-                        qy_error_t *err)
-{
-    return qy_arena_tensor(arena, t, QY_F32, 2, (int64_t[]){rows, cols}, err);
-}
-
 static int unit_is_step(const qy_plan_t *plan)
 {
     return plan->spec.block_ap.lr_unit == QY_LR_UNIT_STEP;
@@ -30,20 +24,20 @@ static qy_status_t take_vars(qy_block_ap_t *t, int id, qy_arena_t *arena, qy_err
     const qy_linear_desc_t *d = &t->f->model->arch.linear[id];
     qy_quant_vars_t *v = &t->vars[id];
     int64_t groups = qy_quant_n_groups(&form, d->in);
-    QY_TRY(take(arena, &v->w, d->out, d->in, err));
-    QY_TRY(take(arena, &v->s, d->out, groups, err));
-    QY_TRY(take(arena, &v->z, d->out, groups, err));
+    QY_TRY(qy_arena_2d(arena, &v->w, QY_F32, d->out, d->in, err));
+    QY_TRY(qy_arena_2d(arena, &v->s, QY_F32, d->out, groups, err));
+    QY_TRY(qy_arena_2d(arena, &v->z, QY_F32, d->out, groups, err));
     if (!t->training)
         return QY_OK;
-    QY_TRY(take(arena, &v->w_m, d->out, d->in, err));
-    QY_TRY(take(arena, &v->w_v, d->out, d->in, err));
-    QY_TRY(take(arena, &v->s_m, d->out, groups, err));
-    QY_TRY(take(arena, &v->s_v, d->out, groups, err));
-    QY_TRY(take(arena, &v->z_m, d->out, groups, err));
-    QY_TRY(take(arena, &v->z_v, d->out, groups, err));
+    QY_TRY(qy_arena_2d(arena, &v->w_m, QY_F32, d->out, d->in, err));
+    QY_TRY(qy_arena_2d(arena, &v->w_v, QY_F32, d->out, d->in, err));
+    QY_TRY(qy_arena_2d(arena, &v->s_m, QY_F32, d->out, groups, err));
+    QY_TRY(qy_arena_2d(arena, &v->s_v, QY_F32, d->out, groups, err));
+    QY_TRY(qy_arena_2d(arena, &v->z_m, QY_F32, d->out, groups, err));
+    QY_TRY(qy_arena_2d(arena, &v->z_v, QY_F32, d->out, groups, err));
     if (unit_is_step(t->plan))
-        QY_TRY(take(arena, &t->unit[id], d->out, groups, err));
-    return take(arena, &t->grads.dw[id], d->out, d->in, err);
+        QY_TRY(qy_arena_2d(arena, &t->unit[id], QY_F32, d->out, groups, err));
+    return qy_arena_2d(arena, &t->grads.dw[id], QY_F32, d->out, d->in, err);
 }
 
 static qy_status_t take_norm(qy_block_ap_t *t, int id, qy_arena_t *arena, qy_error_t *err)

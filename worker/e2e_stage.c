@@ -56,12 +56,6 @@ void qy_e2e_split(const qy_plan_t *plan, int n_stages, int64_t *first)
         first[k] = n;
 }
 
-static qy_status_t take2(qy_arena_t *arena, qy_tensor_t *t, qy_dtype_t dtype, int64_t rows,
-                         int64_t cols, qy_error_t *err)
-{
-    return qy_arena_tensor(arena, t, dtype, 2, (int64_t[]){rows, cols}, err);
-}
-
 static qy_status_t take_layer(qy_e2e_stage_t *s, qy_e2e_layer_t *l, const qy_linear_desc_t *d,
                               qy_arena_t *arena, qy_error_t *err)
 {
@@ -69,10 +63,10 @@ static qy_status_t take_layer(qy_e2e_stage_t *s, qy_e2e_layer_t *l, const qy_lin
     int64_t groups = qy_quant_n_groups(&form, d->in);
     qy_tensor_t *f32[] = {&l->s, &l->s_m, &l->s_v, &l->ds, &l->unit};
     int n = s->plan->spec.e2e_qp.lr_unit == QY_LR_UNIT_STEP ? 5 : 4;
-    QY_TRY(take2(arena, &l->codes, QY_U32, d->out, (d->in * form.bits + 31) / 32, err));
-    QY_TRY(take2(arena, &l->zeros, QY_U8, d->out, groups, err));
+    QY_TRY(qy_arena_2d(arena, &l->codes, QY_U32, d->out, (d->in * form.bits + 31) / 32, err));
+    QY_TRY(qy_arena_2d(arena, &l->zeros, QY_U8, d->out, groups, err));
     for (int i = 0; i < n; i++)
-        QY_TRY(take2(arena, f32[i], QY_F32, d->out, groups, err));
+        QY_TRY(qy_arena_2d(arena, f32[i], QY_F32, d->out, groups, err));
     return QY_OK;
 }
 
@@ -98,7 +92,7 @@ static qy_status_t take_block(qy_e2e_stage_t *s, qy_e2e_block_t *b, qy_arena_t *
             QY_TRY(
                 qy_arena_tensor(arena, &b->params.norm_bias[i], QY_F32, 1, &a->norm[i].size, err));
     }
-    return take2(arena, &b->x, s->dev->compute, s->n_slots * s->y.shape[0], a->hidden, err);
+    return qy_arena_2d(arena, &b->x, s->dev->compute, s->n_slots * s->y.shape[0], a->hidden, err);
 }
 
 /* Work space as large as the largest layer, shared by all. */
@@ -130,8 +124,8 @@ static qy_status_t take(qy_e2e_stage_t *s, qy_arena_t *arena, qy_error_t *err)
     QY_TRY(qy_block_params_take(&s->shared, &s->block, arena, err));
     QY_TRY(qy_block_acts_take(&s->acts, &s->block, batch, length, arena, err));
     QY_TRY(qy_block_grads_take(&s->grads, &s->block, batch, length, arena, err));
-    QY_TRY(take2(arena, &s->y, s->dev->compute, batch * length, hidden, err));
-    QY_TRY(take2(arena, &s->dy, s->dev->compute, batch * length, hidden, err));
+    QY_TRY(qy_arena_2d(arena, &s->y, s->dev->compute, batch * length, hidden, err));
+    QY_TRY(qy_arena_2d(arena, &s->dy, s->dev->compute, batch * length, hidden, err));
     for (int64_t i = 0; i < s->n; i++)
         QY_TRY(take_block(s, &s->blocks[i], arena, err));
     QY_TRY(take_largest(s, arena, err));
@@ -142,7 +136,7 @@ static qy_status_t take(qy_e2e_stage_t *s, qy_arena_t *arena, qy_error_t *err)
     if (s->has_embedding)
         QY_TRY(qy_ids_take(&s->ids, &s->outer, batch, length, arena, err));
     if (s->has_head && distill)
-        QY_TRY(take2(arena, &s->teacher, s->dev->compute, batch * length, hidden, err));
+        QY_TRY(qy_arena_2d(arena, &s->teacher, s->dev->compute, batch * length, hidden, err));
     return s->has_head ? qy_head_work_take(&s->head, &s->outer, batch * length, distill, arena, err)
                        : QY_OK;
 }

@@ -7,18 +7,6 @@
 #include "kernels/loss.h"
 #include "kernels/norm.h"
 
-static qy_status_t take2(qy_arena_t *arena, qy_tensor_t *t, qy_dtype_t dtype, int64_t rows,
-                         int64_t cols, qy_error_t *err)
-{
-    return qy_arena_tensor(arena, t, dtype, 2, (int64_t[]){rows, cols}, err);
-}
-
-static qy_status_t take1(qy_arena_t *arena, qy_tensor_t *t, qy_dtype_t dtype, int64_t n,
-                         qy_error_t *err)
-{
-    return qy_arena_tensor(arena, t, dtype, 1, &n, err);
-}
-
 static int64_t min64(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -31,18 +19,18 @@ qy_status_t qy_outer_take(qy_outer_t *outer, const qy_device_t *dev, const qy_ar
     int64_t v = arch->vocab, h = arch->hidden;
     int embedding = (parts & QY_OUTER_EMBEDDING) || ((parts & QY_OUTER_HEAD) && arch->tied_head);
     if (embedding)
-        QY_TRY(take2(arena, &outer->embedding, dev->compute, v, h, err));
+        QY_TRY(qy_arena_2d(arena, &outer->embedding, dev->compute, v, h, err));
     if ((parts & QY_OUTER_EMBEDDING) && arch->learned_positions)
-        QY_TRY(take2(arena, &outer->positions, dev->compute,
-                     arch->max_positions + arch->position_offset, h, err));
+        QY_TRY(qy_arena_2d(arena, &outer->positions, dev->compute,
+                           arch->max_positions + arch->position_offset, h, err));
     if (!(parts & QY_OUTER_HEAD))
         return QY_OK;
     outer->head = outer->embedding;
     if (!arch->tied_head)
-        QY_TRY(take2(arena, &outer->head, dev->compute, v, h, err));
-    QY_TRY(take1(arena, &outer->final_norm, QY_F32, h, err));
+        QY_TRY(qy_arena_2d(arena, &outer->head, dev->compute, v, h, err));
+    QY_TRY(qy_arena_1d(arena, &outer->final_norm, QY_F32, h, err));
     if (arch->final_norm.bias)
-        QY_TRY(take1(arena, &outer->final_norm_bias, QY_F32, h, err));
+        QY_TRY(qy_arena_1d(arena, &outer->final_norm_bias, QY_F32, h, err));
     return QY_OK;
 }
 
@@ -91,8 +79,8 @@ qy_status_t qy_ids_take(qy_ids_t *ids, const qy_outer_t *outer, int64_t batch, i
                         qy_arena_t *arena, qy_error_t *err)
 {
     *ids = (qy_ids_t){.batch = batch, .length = length};
-    QY_TRY(take1(arena, &ids->tokens, QY_I32, batch * length, err));
-    QY_TRY(take1(arena, &ids->positions, QY_I32, batch * length, err));
+    QY_TRY(qy_arena_1d(arena, &ids->tokens, QY_I32, batch * length, err));
+    QY_TRY(qy_arena_1d(arena, &ids->positions, QY_I32, batch * length, err));
     if (!arena->base || !outer->arch->learned_positions)
         return QY_OK;
     size_t bytes = qy_tensor_bytes(&ids->positions);
@@ -135,21 +123,21 @@ qy_status_t qy_head_work_take(qy_head_work_t *work, const qy_outer_t *outer, int
     int64_t h = outer->arch->hidden, r = min64(max_rows, QY_HEAD_ROWS);
     int64_t c = min64(outer->arch->vocab, QY_HEAD_COLS);
     *work = (qy_head_work_t){.max_rows = max_rows, .distill = distill};
-    QY_TRY(take2(arena, &work->normed, compute, r, h, err));
-    QY_TRY(take2(arena, &work->dnormed, compute, r, h, err));
-    QY_TRY(take1(arena, &work->mean, QY_F32, r, err));
-    QY_TRY(take1(arena, &work->rstd, QY_F32, r, err));
-    QY_TRY(take2(arena, &work->logits, QY_F32, r, c, err));
-    QY_TRY(take2(arena, &work->dlogits, compute, r, c, err));
-    QY_TRY(take2(arena, &work->stats, QY_F32, r, 2, err));
-    QY_TRY(take1(arena, &work->picked, QY_F32, r, err));
-    QY_TRY(take1(arena, &work->loss, QY_F32, max_rows, err));
-    QY_TRY(take1(arena, &work->targets, QY_I32, max_rows, err));
+    QY_TRY(qy_arena_2d(arena, &work->normed, compute, r, h, err));
+    QY_TRY(qy_arena_2d(arena, &work->dnormed, compute, r, h, err));
+    QY_TRY(qy_arena_1d(arena, &work->mean, QY_F32, r, err));
+    QY_TRY(qy_arena_1d(arena, &work->rstd, QY_F32, r, err));
+    QY_TRY(qy_arena_2d(arena, &work->logits, QY_F32, r, c, err));
+    QY_TRY(qy_arena_2d(arena, &work->dlogits, compute, r, c, err));
+    QY_TRY(qy_arena_2d(arena, &work->stats, QY_F32, r, 2, err));
+    QY_TRY(qy_arena_1d(arena, &work->picked, QY_F32, r, err));
+    QY_TRY(qy_arena_1d(arena, &work->loss, QY_F32, max_rows, err));
+    QY_TRY(qy_arena_1d(arena, &work->targets, QY_I32, max_rows, err));
     if (!distill)
         return QY_OK;
-    QY_TRY(take2(arena, &work->t_normed, compute, r, h, err));
-    QY_TRY(take2(arena, &work->t_logits, QY_F32, r, c, err));
-    return take2(arena, &work->t_stats, QY_F32, r, 2, err);
+    QY_TRY(qy_arena_2d(arena, &work->t_normed, compute, r, h, err));
+    QY_TRY(qy_arena_2d(arena, &work->t_logits, QY_F32, r, c, err));
+    return qy_arena_2d(arena, &work->t_stats, QY_F32, r, 2, err);
 }
 
 static qy_status_t final_norm(const qy_outer_t *o, qy_head_work_t *work, qy_tensor_t *y,
