@@ -185,6 +185,20 @@ static int join_run(const char *job, const char *const *overrides, int n_overrid
     return status == QY_OK ? QY_EXIT_OK : qy_door_error(&err, QY_EXIT_FAILED);
 }
 
+/* logs/rank-NNN.log, where the rank's tasks write as well. Without it the run goes on. */
+static void open_log(const qy_plan_t *plan, int rank)
+{
+    char path[QY_PATH_MAX];
+    if (qy_path(path, NULL, "%s/logs/rank-%03d.log", plan->spec.run_dir, rank) != QY_OK)
+        return;
+    FILE *file = fopen(path, "a");
+    if (file) {
+        setvbuf(file, NULL, _IOLBF, 0);
+        qy_log_open(file, QY_LOG_INFO, rank == 0 ? "coordinator" : "worker", rank);
+        qy_log(QY_LOG_INFO, "run begins, plan %.12s", plan->hash);
+    }
+}
+
 static int run_job(const char *job, const char *const *overrides, int n_overrides, door_t *door)
 {
     qy_error_t err = {0};
@@ -199,9 +213,13 @@ static int run_job(const char *job, const char *const *overrides, int n_override
         if (code != QY_EXIT_OK)
             qy_mpi_abort(code); /* the others count on this rank */
     }
-    if (code == QY_EXIT_OK && work(plan, door, &err) != QY_OK)
+    if (code == QY_EXIT_OK)
+        open_log(plan, door->rank);
+    if (code == QY_EXIT_OK && work(plan, door, &err) != QY_OK) {
+        qy_log(QY_LOG_ERROR, "run ends: %s", err.text);
         code = door->rank == 0 ? qy_door_error(&err, qy_door_exit(&err)) : qy_door_exit(&err);
-    else if (code == QY_EXIT_OK && door->rank == 0 && qy_print_results(plan, stdout, &err) != QY_OK)
+    }
+    if (code == QY_EXIT_OK && door->rank == 0 && qy_print_results(plan, stdout, &err) != QY_OK)
         code = qy_door_error(&err, QY_EXIT_FAILED);
     if (door->mpi)
         code = qy_mpi_agree(code);
