@@ -5,6 +5,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/device_own.h"
+
+/* One allocation. */
+typedef struct {
+    const void *memory;
+    size_t bytes;
+} qy_device_piece_t;
+
+struct qy_device_usage {
+    size_t used, peak, limit;
+    qy_device_piece_t *at;
+    int n, capacity;
+};
+
 /* "cuda:N" gives N, anything else −1. */
 static int cuda_index(const char *name)
 {
@@ -50,6 +64,8 @@ static qy_status_t open_named(qy_device_t *dev, const char *name, qy_error_t *er
 {
     if (strcmp(name, "cpu") == 0)
         return qy_cpu_open(dev, 0, err);
+    if (strcmp(name, "cuda") == 0)
+        return open_cuda(dev, 0, err);
     if (strcmp(name, "auto") == 0) {
         const qy_device_t wanted = *dev;
         if (open_cuda(dev, 0, NULL) == QY_OK)
@@ -59,8 +75,16 @@ static qy_status_t open_named(qy_device_t *dev, const char *name, qy_error_t *er
     }
     int index = cuda_index(name);
     if (index < 0)
-        return qy_fail(err, QY_ERR_ARG, "device \"%s\": expected cpu, cuda:N or auto", name);
+        return qy_fail(err, QY_ERR_ARG, "device \"%s\": expected cpu, cuda, cuda:N or auto", name);
     return open_cuda(dev, index, err);
+}
+
+static void discard(qy_device_t *dev)
+{
+    if (dev->usage)
+        free(dev->usage->at);
+    free(dev->usage);
+    free(dev);
 }
 
 qy_status_t qy_device_open(qy_device_t **out, const char *name, const char *compute, int threads,
@@ -75,11 +99,13 @@ qy_status_t qy_device_open(qy_device_t **out, const char *name, const char *comp
         return qy_fail(err, QY_ERR_MEMORY, "device %s: out of memory", name);
     dev->compute = dtype;
     dev->threads = threads;
-    qy_status_t status = open_named(dev, name, err);
+    dev->usage = calloc(1, sizeof *dev->usage);
+    qy_status_t status = dev->usage ? open_named(dev, name, err)
+                                    : qy_fail(err, QY_ERR_MEMORY, "device %s: out of memory", name);
     if (status == QY_OK)
         *out = dev;
     else
-        free(dev);
+        discard(dev);
     return status;
 }
 
@@ -88,21 +114,80 @@ void qy_device_close(qy_device_t **dev)
     if (!dev || !*dev)
         return;
     (*dev)->vtable->close(*dev);
-    free(*dev);
+    discard(*dev);
     *dev = NULL;
+}
+
+/* --- memory ------------------------------------------------------------------------------------
+ */
+
+/* Room to remember one more allocation. */
+static qy_status_t reserve(struct qy_device_usage *u, qy_error_t *err)
+{
+    if (u->n < u->capacity)
+        return QY_OK;
+    int capacity = u->capacity ? 2 * u->capacity : 32;
+    void *grown = realloc(u->at, (size_t)capacity * sizeof *u->at);
+    if (!grown)
+        return qy_fail(err, QY_ERR_MEMORY, "device: out of host memory");
+    u->at = grown;
+    u->capacity = capacity;
+    return QY_OK;
 }
 
 qy_status_t qy_device_alloc(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err)
 {
-    return dev->vtable->alloc(dev, out, bytes, err);
+    struct qy_device_usage *u = dev->usage;
+    if (u->limit && (u->used > u->limit || bytes > u->limit - u->used))
+        return qy_fail(err, QY_ERR_MEMORY, "%s: %zu bytes wanted, %zu of the %zu allowed are taken",
+                       dev->kind, bytes, u->used, u->limit);
+    QY_TRY(reserve(u, err));
+    QY_TRY(dev->vtable->alloc(dev, out, bytes, err));
+    u->at[u->n++] = (qy_device_piece_t){*out, bytes};
+    u->used += bytes;
+    if (u->used > u->peak)
+        u->peak = u->used;
+    return QY_OK;
 }
 
 void qy_device_free(const qy_device_t *dev, void **p)
 {
+    struct qy_device_usage *u = dev->usage;
+    int i = 0;
     if (!p || !*p)
         return;
+    while (i < u->n && u->at[i].memory != *p)
+        i++;
+    if (i < u->n) {
+        u->used -= u->at[i].bytes;
+        u->at[i] = u->at[--u->n];
+    }
     dev->vtable->release(dev, *p);
     *p = NULL;
+}
+
+size_t qy_device_used(const qy_device_t *dev)
+{
+    return dev->usage->used;
+}
+
+size_t qy_device_peak(const qy_device_t *dev)
+{
+    return dev->usage->peak;
+}
+
+void qy_device_limit(const qy_device_t *dev, size_t bytes)
+{
+    dev->usage->limit = bytes;
+}
+
+size_t qy_device_own_bytes(const char *kind, size_t scratch_bytes, size_t upload_bytes)
+{
+    if (strcmp(kind, "cuda") != 0)
+        return 0;
+    size_t scratch = scratch_bytes > QY_CUDA_SCRATCH ? scratch_bytes : QY_CUDA_SCRATCH;
+    size_t stage = upload_bytes > QY_CUDA_STAGE_LARGEST ? 0 : upload_bytes;
+    return QY_CUDA_BLAS_WORKSPACE + scratch + QY_CUDA_STAGES * stage;
 }
 
 qy_status_t qy_device_host_alloc(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err)

@@ -8,6 +8,8 @@
 #ifndef QY_KERNELS_DEVICE_H
 #define QY_KERNELS_DEVICE_H
 
+#include <stdbool.h>
+
 #include "kernels/ops.h"
 
 #ifdef __cplusplus
@@ -17,12 +19,13 @@ extern "C" {
 struct qy_device {
     const qy_ops_t *ops;
     const struct qy_device_vtable *vtable;
-    qy_dtype_t compute;   /* type of activations and of weights in GEMMs: CPU f32, GPU f16 or bf16 */
-    int threads;          /* CPU: threads of the kernels; the results do not depend on it */
-    char kind[16];        /* "cpu" or "cuda" */
-    char model[128];      /* CPU or GPU model, as the system names it */
-    char libraries[128];  /* libraries that the bytes depend on, with their versions */
-    void *impl;           /* the backend's own */
+    qy_dtype_t compute;  /* type of activations and of weights in GEMMs: CPU f32, GPU f16 or bf16 */
+    int threads;         /* CPU: threads of the kernels; the results do not depend on it */
+    char kind[16];       /* "cpu" or "cuda" */
+    char model[128];     /* CPU or GPU model, as the system names it */
+    char libraries[128]; /* libraries that the bytes depend on, with their versions */
+    struct qy_device_usage *usage; /* what is allocated */
+    void *impl;                    /* the backend's own */
 };
 
 /* What a backend brings beside its kernels. */
@@ -59,6 +62,19 @@ void qy_device_close(qy_device_t **dev);
 qy_status_t qy_device_alloc(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err);
 void qy_device_free(const qy_device_t *dev, void **p);
 
+/*
+ * Bytes of device memory that are and were at most allocated at once, the backend's own work space
+ * included; a GPU's context and what libraries keep to themselves are not. Beyond a limit (0: none)
+ * an allocation fails with MEMORY.
+ */
+size_t qy_device_used(const qy_device_t *dev);
+size_t qy_device_peak(const qy_device_t *dev);
+void qy_device_limit(const qy_device_t *dev, size_t bytes);
+
+/* What a device of this kind allocates for itself when the largest scratch of an op is
+ * scratch_bytes and host memory is uploaded in pieces of upload_bytes. */
+size_t qy_device_own_bytes(const char *kind, size_t scratch_bytes, size_t upload_bytes);
+
 /* Host memory that the device copies from and to at full speed (pinned on a GPU). */
 qy_status_t qy_device_host_alloc(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err);
 void qy_device_host_free(const qy_device_t *dev, void **p);
@@ -78,8 +94,9 @@ qy_status_t qy_device_memory(const qy_device_t *dev, size_t *free_bytes, size_t 
                              qy_error_t *err);
 
 /*
- * The backends' doors, called by qy_device_open only. dev comes zeroed but for compute, the wanted type
- * (QY_N_DTYPES: the backend's choice), and threads (0: its choice); on failure it is thrown away.
+ * The backends' doors, called by qy_device_open only. dev comes zeroed but for compute, the wanted
+ * type (QY_N_DTYPES: the backend's choice), and threads (0: its choice); on failure it is thrown
+ * away.
  */
 qy_status_t qy_cpu_open(qy_device_t *dev, int index, qy_error_t *err);
 qy_status_t qy_cuda_open(qy_device_t *dev, int index, qy_error_t *err);

@@ -15,13 +15,9 @@
 #include "base/tensor.h"
 #include "kernels/cuda/check.cuh"
 #include "kernels/device.h"
+#include "kernels/device_own.h"
 
 struct qy_cuda_products; /* linear.cu: prepared matrix products */
-
-struct qy_cuda_retired {
-    void *memory;
-    qy_cuda_retired *next;
-};
 
 /* Device memory that a transfer passes through, so that it runs beside the kernels. */
 struct qy_cuda_stage {
@@ -30,28 +26,23 @@ struct qy_cuda_stage {
     cudaEvent_t filled, drained;
 };
 
-enum { QY_STAGES = 4 };
-
 struct qy_cuda_impl {
     int index;
     cudaStream_t stream;
     cublasLtHandle_t blas;
     qy_cuda_products *products;
-    void *blas_workspace; /* QY_BLAS_WORKSPACE bytes */
+    void *blas_workspace; /* QY_CUDA_BLAS_WORKSPACE bytes */
     void *scratch;
     size_t scratch_bytes;
-    qy_cuda_retired *retired; /* scratch outgrown: queued kernels or captured graphs may use it */
-    char *ring;               /* pinned: small uploads wait here, so that the host need not */
+    char *ring; /* pinned: small uploads wait here, so that the host need not */
     cudaStream_t uploads, downloads;
-    qy_cuda_stage up[QY_STAGES], down[QY_STAGES];
-    unsigned n_up, n_down; /* transfers so far: the next one's stage is this modulo QY_STAGES */
+    qy_cuda_stage up[QY_CUDA_STAGES], down[QY_CUDA_STAGES];
+    unsigned n_up,
+        n_down; /* transfers so far: the next one's stage is this modulo QY_CUDA_STAGES */
     int ring_half;
     size_t ring_used;
     cudaEvent_t ring_free[2]; /* the copies out of a half of the ring are done */
 };
-
-/* Part of the plan in the sense that the choice among algorithms follows it. */
-static const size_t QY_BLAS_WORKSPACE = (size_t)32 << 20;
 
 static inline qy_cuda_impl *qy_impl(const qy_device_t *dev)
 {

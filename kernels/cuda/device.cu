@@ -6,12 +6,10 @@
 #include "kernels/cuda/cuda.cuh"
 #include "kernels/cuda/table.cuh"
 
-/* Transfers of pinned memory up to this size go through a stage, larger ones wait their turn. */
-static const size_t STAGE_LARGEST = (size_t)64 << 20;
 /* Small uploads go through a pinned ring in two halves; a half is waited for before it is reused.
  */
 static const size_t RING_HALF = (size_t)64 << 10, RING_LARGEST = (size_t)4 << 10;
-static const size_t SCRATCH_START = (size_t)4 << 20, MEMORY_ALIGN = 256;
+static const size_t MEMORY_ALIGN = 256;
 static const int OLDEST_MAJOR = 8;
 
 static qy_status_t use(const qy_device_t *dev, qy_error_t *err)
@@ -85,14 +83,16 @@ static qy_status_t upload_small(const qy_device_t *dev, void *dst, const void *s
     return QY_OK;
 }
 
-/* Puts memory aside until close: queued work or a captured graph may still use it. */
-static qy_status_t retire(qy_cuda_impl *impl, void *memory, qy_error_t *err)
+/* Larger work space in place of the old, which queued work may still use. */
+static qy_status_t grow(const qy_device_t *dev, void **memory, size_t *held, size_t bytes,
+                        qy_error_t *err)
 {
-    qy_cuda_retired *old = static_cast<qy_cuda_retired *>(malloc(sizeof *old));
-    if (!old)
-        return qy_fail(err, QY_ERR_MEMORY, "cuda: out of host memory");
-    *old = {memory, impl->retired};
-    impl->retired = old;
+    if (*memory)
+        QY_CUDA(cudaDeviceSynchronize());
+    *held = 0;
+    qy_device_free(dev, memory);
+    QY_TRY(qy_device_alloc(dev, memory, bytes, err));
+    *held = bytes;
     return QY_OK;
 }
 
@@ -100,20 +100,13 @@ static qy_status_t retire(qy_cuda_impl *impl, void *memory, qy_error_t *err)
 static qy_status_t take_stage(const qy_device_t *dev, qy_cuda_stage *stage, size_t bytes,
                               qy_error_t *err)
 {
-    void *grown = NULL;
     if (bytes <= stage->bytes)
         return QY_OK;
     if (!stage->filled)
         QY_CUDA(cudaEventCreateWithFlags(&stage->filled, cudaEventDisableTiming));
     if (!stage->drained)
         QY_CUDA(cudaEventCreateWithFlags(&stage->drained, cudaEventDisableTiming));
-    if (stage->memory)
-        QY_TRY(retire(qy_impl(dev), stage->memory, err));
-    stage->memory = NULL;
-    stage->bytes = 0;
-    QY_TRY(memory_alloc(dev, &grown, bytes, err));
-    stage->memory = grown;
-    stage->bytes = bytes;
+    QY_TRY(grow(dev, &stage->memory, &stage->bytes, bytes, err));
     return QY_OK;
 }
 
@@ -133,7 +126,7 @@ static qy_status_t upload_staged(const qy_device_t *dev, void *dst, const void *
                                  qy_error_t *err)
 {
     qy_cuda_impl *impl = qy_impl(dev);
-    qy_cuda_stage *stage = &impl->up[impl->n_up % QY_STAGES];
+    qy_cuda_stage *stage = &impl->up[impl->n_up % QY_CUDA_STAGES];
     QY_TRY(take_stage(dev, stage, bytes, err));
     QY_CUDA(cudaStreamWaitEvent(impl->uploads, stage->drained, 0));
     QY_CUDA(cudaMemcpyAsync(stage->memory, src, bytes, cudaMemcpyHostToDevice, impl->uploads));
@@ -151,7 +144,7 @@ static qy_status_t upload(const qy_device_t *dev, void *dst, const void *src, si
     QY_TRY(use(dev, err));
     if (bytes <= RING_LARGEST)
         return upload_small(dev, dst, src, bytes, err);
-    if (bytes <= STAGE_LARGEST && is_pinned(src))
+    if (bytes <= QY_CUDA_STAGE_LARGEST && is_pinned(src))
         return upload_staged(dev, dst, src, bytes, err);
     QY_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, qy_stream(dev)));
     return QY_OK;
@@ -179,11 +172,11 @@ static qy_status_t download_queued(const qy_device_t *dev, void *dst, const void
 {
     qy_cuda_impl *impl = qy_impl(dev);
     QY_TRY(use(dev, err));
-    if (bytes > STAGE_LARGEST || !is_pinned(dst)) {
+    if (bytes > QY_CUDA_STAGE_LARGEST || !is_pinned(dst)) {
         QY_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, impl->stream));
         return QY_OK;
     }
-    qy_cuda_stage *stage = &impl->down[impl->n_down % QY_STAGES];
+    qy_cuda_stage *stage = &impl->down[impl->n_down % QY_CUDA_STAGES];
     QY_TRY(take_stage(dev, stage, bytes, err));
     QY_CUDA(cudaStreamWaitEvent(impl->stream, stage->drained, 0));
     QY_CUDA(cudaMemcpyAsync(stage->memory, src, bytes, cudaMemcpyDeviceToDevice, impl->stream));
@@ -213,7 +206,7 @@ static qy_status_t memory_state(const qy_device_t *dev, size_t *free_bytes, size
 
 static void drop_stages(qy_cuda_stage *stages)
 {
-    for (int i = 0; i < QY_STAGES; i++) {
+    for (int i = 0; i < QY_CUDA_STAGES; i++) {
         cudaFree(stages[i].memory);
         if (stages[i].filled)
             cudaEventDestroy(stages[i].filled);
@@ -234,12 +227,6 @@ static void close_device(qy_device_t *dev)
     drop_stages(impl->up);
     drop_stages(impl->down);
     qy_cuda_products_destroy(&impl->products);
-    while (impl->retired) {
-        qy_cuda_retired *next = impl->retired->next;
-        cudaFree(impl->retired->memory);
-        free(impl->retired);
-        impl->retired = next;
-    }
     cudaFree(impl->scratch);
     cudaFree(impl->blas_workspace);
     if (impl->blas)
@@ -263,17 +250,8 @@ static const struct qy_device_vtable vtable = {
 qy_status_t qy_cuda_scratch(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err)
 {
     qy_cuda_impl *impl = qy_impl(dev);
-    if (bytes > impl->scratch_bytes) {
-        void *grown = NULL;
-        QY_TRY(memory_alloc(dev, &grown, bytes, err));
-        qy_status_t status = retire(impl, impl->scratch, err);
-        if (status != QY_OK) {
-            cudaFree(grown);
-            return status;
-        }
-        impl->scratch = grown;
-        impl->scratch_bytes = bytes;
-    }
+    if (bytes > impl->scratch_bytes)
+        QY_TRY(grow(dev, &impl->scratch, &impl->scratch_bytes, bytes, err));
     *out = impl->scratch;
     return QY_OK;
 }
@@ -308,10 +286,8 @@ static qy_status_t set_up(qy_device_t *dev, qy_error_t *err)
     QY_TRY(host_alloc(dev, &ring, 2 * RING_HALF, err));
     impl->ring = static_cast<char *>(ring);
     QY_CUBLAS(cublasLtCreate(&impl->blas));
-    QY_TRY(memory_alloc(dev, &impl->blas_workspace, QY_BLAS_WORKSPACE, err));
-    QY_TRY(memory_alloc(dev, &impl->scratch, SCRATCH_START, err));
-    impl->scratch_bytes = SCRATCH_START;
-    return QY_OK;
+    QY_TRY(qy_device_alloc(dev, &impl->blas_workspace, QY_CUDA_BLAS_WORKSPACE, err));
+    return grow(dev, &impl->scratch, &impl->scratch_bytes, QY_CUDA_SCRATCH, err);
 }
 
 qy_status_t qy_cuda_open(qy_device_t *dev, int index, qy_error_t *err)
@@ -325,13 +301,13 @@ qy_status_t qy_cuda_open(qy_device_t *dev, int index, qy_error_t *err)
         return qy_fail(err, QY_ERR_MEMORY, "cuda:%d: out of host memory", index);
     impl->index = index;
     dev->impl = impl;
+    dev->vtable = &vtable;
     qy_status_t status = set_up(dev, err);
     if (status != QY_OK) {
         close_device(dev);
         return status;
     }
     dev->ops = &qy_cuda_ops;
-    dev->vtable = &vtable;
     if (dev->compute == QY_N_DTYPES)
         dev->compute = QY_BF16;
     if (dev->threads == 0)

@@ -89,9 +89,9 @@ static qy_status_t set_preference(cublasLtMatmulPreference_t preference, const s
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
     uint32_t alignment = (uint32_t)k->alignment, reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-    QY_CUBLAS(cublasLtMatmulPreferenceSetAttribute(preference,
-                                                   CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                                   &QY_BLAS_WORKSPACE, sizeof QY_BLAS_WORKSPACE));
+    const size_t workspace = QY_CUDA_BLAS_WORKSPACE;
+    QY_CUBLAS(cublasLtMatmulPreferenceSetAttribute(
+        preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace));
     QY_CUBLAS(cublasLtMatmulPreferenceSetAttribute(
         preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reduction, sizeof reduction));
     for (cublasLtMatmulPreferenceAttributes_t attribute : alignments)
@@ -207,7 +207,7 @@ static qy_status_t multiply(const qy_device_t *dev, const call_t *c, qy_error_t 
                                                  &bias, sizeof bias));
     QY_CUBLAS(cublasLtMatmul(impl->blas, p->operation, &one, c->a->data, p->a, c->b->data, p->b,
                              &beta, c->d->data, p->d, c->d->data, p->d, &p->algorithm,
-                             impl->blas_workspace, QY_BLAS_WORKSPACE, impl->stream));
+                             impl->blas_workspace, QY_CUDA_BLAS_WORKSPACE, impl->stream));
 #ifdef QUARRY_SYNC_LAUNCHES
     QY_CUDA_NAMED("cublasLtMatmul", cudaDeviceSynchronize());
 #endif

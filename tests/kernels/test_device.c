@@ -39,7 +39,7 @@ static void test_open_refused(void **state)
         int threads;
         qy_status_t status;
     } cases[] = {
-        {"gpu", "auto", 0, QY_ERR_ARG},        {"cuda", "auto", 0, QY_ERR_ARG},
+        {"gpu", "auto", 0, QY_ERR_ARG},        {"cudas", "auto", 0, QY_ERR_ARG},
         {"cuda:", "auto", 0, QY_ERR_ARG},      {"cuda:1x", "auto", 0, QY_ERR_ARG},
         {"cuda:-1", "auto", 0, QY_ERR_ARG},    {"cuda:99999999999999999999", "auto", 0, QY_ERR_ARG},
         {"cpu", "f64", 0, QY_ERR_ARG},         {"cpu", "auto", -1, QY_ERR_ARG},
@@ -57,8 +57,37 @@ static void test_open_refused(void **state)
     qy_device_t *dev = NULL;
     test_refused(qy_device_open(&dev, "cuda:0", "auto", 0, &err), QY_ERR_UNSUPPORTED, err);
     assert_string_equal(err.text, "cuda:0: built without CUDA");
+    test_refused(qy_device_open(&dev, "cuda", "auto", 0, &err), QY_ERR_UNSUPPORTED, err);
 #endif
 }
+
+/* What is allocated is counted, and refused beyond the limit without a trace. */
+static void count_bytes(const qy_device_t *dev)
+{
+    qy_error_t err = {0};
+    void *a = NULL, *b = NULL;
+    size_t own = qy_device_used(dev);
+    assert_int_equal(own, qy_device_own_bytes(dev->kind, 0, 0));
+    assert_int_equal(qy_device_peak(dev), own);
+    test_ok(qy_device_alloc(dev, &a, 3000, &err), err);
+    test_ok(qy_device_alloc(dev, &b, 500, &err), err);
+    assert_int_equal(qy_device_used(dev), own + 3500);
+    qy_device_free(dev, &a);
+    assert_int_equal(qy_device_used(dev), own + 500);
+    assert_int_equal(qy_device_peak(dev), own + 3500);
+    qy_device_limit(dev, own + 1500);
+    test_refused(qy_device_alloc(dev, &a, 1001, &err), QY_ERR_MEMORY, err);
+    assert_null(a);
+    test_ok(qy_device_alloc(dev, &a, 1000, &err), err);
+    test_refused(qy_device_alloc(dev, &a, SIZE_MAX, &err), QY_ERR_MEMORY, err);
+    qy_device_limit(dev, 0);
+    qy_device_free(dev, &a);
+    qy_device_free(dev, &b);
+    assert_int_equal(qy_device_used(dev), own);
+    assert_int_equal(qy_device_peak(dev), own + 3500);
+}
+
+TEST_ON_DEVICES(count_bytes)
 
 static void move_bytes(const qy_device_t *dev)
 {
@@ -108,6 +137,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_open),
         cmocka_unit_test(test_open_refused),
+        cmocka_unit_test(test_count_bytes),
         cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
