@@ -71,4 +71,24 @@ QY_RULE float qy_code(float w, float s, float z, float q_max)
     return qy_clampf(qy_code_free(w, s, z), 0.0f, q_max);
 }
 
+/*
+ * Activations: step and zero point of a row with range [lo, hi], hi > lo. The zero point comes from
+ * the step before it is clamped and is not confined to [0, Q].
+ * Source: QLLM, arXiv:2310.08041, official code, quantizer of activations.
+ */
+#define QY_ACT_STEP_FLOOR   1e-5f
+#define QY_ACT_STEP_CEILING 1e4f
+#define QY_ACT_ZERO_LIMIT   1e4f
+
+QY_RULE float qy_act_step(float lo, float hi, float q_max)
+{
+    return qy_clampf((hi - lo) / q_max, QY_ACT_STEP_FLOOR, QY_ACT_STEP_CEILING);
+}
+
+QY_RULE float qy_act_zero(float lo, float hi, float q_max)
+{
+    float s = (hi - lo) / q_max; /* 0 only where the range is too small for a number */
+    return s > 0.0f ? rintf(qy_clampf(-lo / s, -QY_ACT_ZERO_LIMIT, QY_ACT_ZERO_LIMIT)) : 0.0f;
+}
+
 #endif

@@ -6,7 +6,9 @@ qy_quant_form_t qy_plan_form(const qy_plan_t *plan)
 {
     return (qy_quant_form_t){.bits = (int)plan->spec.quantize.weights.bits,
                              .group = plan->group,
-                             .symmetric = plan->spec.quantize.weights.symmetric};
+                             .symmetric = plan->spec.quantize.weights.symmetric,
+                             .activation_bits = (int)plan->spec.quantize.activation_bits,
+                             .kv_bits = (int)plan->spec.quantize.kv_bits};
 }
 
 qy_status_t qy_finished_read(const qy_plan_t *plan, int64_t block, qy_qblock_t *out,

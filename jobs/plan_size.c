@@ -68,10 +68,18 @@ static int64_t window_bytes(const qy_plan_t *plan, int64_t length)
     return times(times(length, plan->arch.hidden), plan->element_bytes);
 }
 
-static int64_t forward_backward_bytes(const qy_plan_t *plan, int64_t batch, int64_t length)
+static qy_program_t decorated(const qy_plan_t *plan)
 {
     qy_program_t program;
-    qy_program_build(&program, &plan->arch);
+    const qy_quant_form_t form = qy_plan_form(plan);
+    const qy_decoration_t decoration = qy_quant_decoration(&form);
+    qy_program_build(&program, &plan->arch, &decoration);
+    return program;
+}
+
+static int64_t forward_backward_bytes(const qy_plan_t *plan, int64_t batch, int64_t length)
+{
+    qy_program_t program = decorated(plan);
     int64_t e = plan->element_bytes;
     /* x, its target, y and dy are the caller's */
     return plus(plus(qy_program_activation_bytes(&program, batch, length, e),
@@ -133,8 +141,7 @@ static int64_t e2e_bytes(const qy_plan_t *plan, const counts_t *n)
 static int64_t walk_bytes(const qy_plan_t *plan, const counts_t *n, int64_t length)
 {
     int64_t e = plan->element_bytes, batch = largest(1, WALK_TOKENS / largest(1, length));
-    qy_program_t program;
-    qy_program_build(&program, &plan->arch);
+    qy_program_t program = decorated(plan);
     int64_t forward = plus(qy_program_activation_bytes(&program, batch, length, e),
                            times(2 * batch, window_bytes(plan, length)));
     int64_t weights = plus(times(n->weights, e), plus(staging_bytes(n), n->code_bytes));

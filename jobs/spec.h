@@ -44,7 +44,7 @@ typedef struct {
             int64_t bits, group_size; /* group_size −1: the whole row */
             bool symmetric;
         } weights;
-        int64_t activation_bits, kv_bits; /* 16 until those quantizers exist */
+        int64_t activation_bits, kv_bits; /* 16: not quantized */
         int64_t segments;                 /* 0: auto */
     } quantize;
     struct {

@@ -89,6 +89,12 @@ static qy_status_t write_provenance(const qy_exporter_t *exporter, const qy_expo
     json_t *root = json_pack("{s:s, s:s, s:s, s:i, s:I, s:b}", "quarry_version", job->version,
                              "format", exporter->name, "base_model", base, "bits", job->form.bits,
                              "group_size", group, "symmetric", job->form.symmetric);
+    if (root && qy_quant_activations(&job->form)) {
+        json_object_set_new(root, "activation_bits",
+                            json_integer(qy_quant_site_bits(&job->form, QY_SITE_Q)));
+        json_object_set_new(root, "kv_bits",
+                            json_integer(qy_quant_site_bits(&job->form, QY_SITE_K)));
+    }
     if (root && job->plan_hash)
         json_object_set_new(root, "plan_hash", json_string(job->plan_hash));
     qy_status_t status =

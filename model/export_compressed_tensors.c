@@ -122,12 +122,24 @@ static json_t *make_arguments(const qy_quant_form_t *form)
                      "block_structure", "actorder", "observer", "minmax", "observer_kwargs");
 }
 
+/* Of the linear layers' inputs, a step for each token; null where they are not quantized. Readers
+ * widen the range to hold 0. What they cannot say, queries, keys and values, is in quarry.json. */
+static json_t *make_activations(const qy_quant_form_t *form)
+{
+    int bits = qy_quant_site_bits(form, QY_SITE_ATTENTION_IN);
+    if (bits == QY_BITS_NONE)
+        return json_null();
+    return json_pack("{s:i, s:s, s:b, s:s, s:n, s:b, s:n, s:n, s:s, s:{}}", "num_bits", bits, "type",
+                     "int", "symmetric", 0, "strategy", "token", "group_size", "dynamic", 1,
+                     "block_structure", "actorder", "observer", "minmax", "observer_kwargs");
+}
+
 /* The head is a linear layer for readers too, and stays as it is. */
 static json_t *make_quantization_config(const qy_quant_form_t *form)
 {
-    json_t *group = json_pack("{s:[s], s:o, s:n, s:n, s:s}", "targets", "Linear", "weights",
-                              make_arguments(form), "input_activations", "output_activations",
-                              "format", format_name);
+    json_t *group = json_pack("{s:[s], s:o, s:o, s:n, s:s}", "targets", "Linear", "weights",
+                              make_arguments(form), "input_activations", make_activations(form),
+                              "output_activations", "format", format_name);
     return json_pack("{s:s, s:s, s:s, s:s, s:[s], s:n, s:n, s:{s:o}}", "quant_method",
                      "compressed-tensors", "format", format_name, "quantization_status",
                      "compressed", "version", layout_version, "ignore", "lm_head",

@@ -25,6 +25,10 @@ static qy_status_t check(const qy_arch_t *arch, const qy_quant_form_t *form, qy_
 {
     if (form->bits != 2 && form->bits != 3 && form->bits != 4 && form->bits != 8)
         return qy_fail(err, QY_ERR_UNSUPPORTED, "gptq holds 2, 3, 4 or 8 bits, not %d", form->bits);
+    if (qy_quant_activations(form))
+        return qy_fail(err, QY_ERR_UNSUPPORTED,
+                       "gptq holds quantized weights only, no quantized activations; "
+                       "compressed-tensors does, and hf with quarry.json");
     for (int i = 0; i < QY_N_LINEARS; i++) {
         const qy_linear_desc_t *d = &arch->linear[i];
         if (d->present && (d->out % UNIT != 0 || d->in % UNIT != 0))

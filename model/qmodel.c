@@ -33,6 +33,26 @@ int64_t qy_quant_n_groups(const qy_quant_form_t *form, int64_t in)
     return in / qy_quant_group_cols(form, in);
 }
 
+int qy_quant_site_bits(const qy_quant_form_t *form, qy_site_t site)
+{
+    int bits = site == QY_SITE_K || site == QY_SITE_V ? form->kv_bits : form->activation_bits;
+    return bits ? bits : QY_BITS_NONE;
+}
+
+bool qy_quant_activations(const qy_quant_form_t *form)
+{
+    return qy_quant_site_bits(form, QY_SITE_Q) != QY_BITS_NONE ||
+           qy_quant_site_bits(form, QY_SITE_K) != QY_BITS_NONE;
+}
+
+qy_decoration_t qy_quant_decoration(const qy_quant_form_t *form)
+{
+    qy_decoration_t decoration = {0};
+    for (int i = 0; i < QY_N_SITES; i++)
+        decoration.quantized[i] = qy_quant_site_bits(form, (qy_site_t)i) != QY_BITS_NONE;
+    return decoration;
+}
+
 /* --- the parts of a block --- */
 
 static void add_part(part_t *parts, int *n, const char *layer, const char *what, size_t place,

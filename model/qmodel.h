@@ -16,12 +16,16 @@
 #include "base/tensor.h"
 #include "model/arch.h"
 #include "model/h5.h"
+#include "model/program.h"
 
-/* How the weights of a model were quantized. */
+/* How the weights of a model were quantized, and how its activations are. */
+enum { QY_BITS_NONE = 16 }; /* not quantized */
 typedef struct {
     int bits;
     int64_t group; /* columns per group; 0: each row is one group */
     bool symmetric;
+    int activation_bits; /* inputs of linear layers and queries; 0 or QY_BITS_NONE: not quantized */
+    int kv_bits;         /* keys and values; likewise */
 } qy_quant_form_t;
 
 typedef struct {
@@ -37,6 +41,13 @@ typedef struct {
 /* Columns of a group in a layer of `in` columns, and its number of groups. */
 int64_t qy_quant_group_cols(const qy_quant_form_t *form, int64_t in);
 int64_t qy_quant_n_groups(const qy_quant_form_t *form, int64_t in);
+
+/* Bits of a site's quantizer of activations, QY_BITS_NONE where there is none. */
+int qy_quant_site_bits(const qy_quant_form_t *form, qy_site_t site);
+/* Whether any site has one. */
+bool qy_quant_activations(const qy_quant_form_t *form);
+/* What a block program of this form carries. */
+qy_decoration_t qy_quant_decoration(const qy_quant_form_t *form);
 
 /* Host memory for one block of this arch and form, zeroed. */
 qy_status_t qy_qblock_create(qy_qblock_t *out, const qy_arch_t *arch, const qy_quant_form_t *form,

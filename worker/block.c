@@ -3,7 +3,9 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "kernels/act_quant.h"
 #include "kernels/attention.h"
+#include "kernels/columns.h"
 #include "kernels/fill.h"
 #include "kernels/glu.h"
 #include "kernels/linear.h"
@@ -27,15 +29,27 @@ static qy_status_t load_rope(qy_block_t *block, int64_t length, qy_error_t *err)
 }
 
 qy_status_t qy_block_init(qy_block_t *block, const qy_device_t *dev, const qy_arch_t *arch,
-                          int64_t max_length, qy_arena_t *arena, qy_error_t *err)
+                          const qy_decoration_t *decoration, int64_t max_length, qy_arena_t *arena,
+                          qy_error_t *err)
 {
     *block = (qy_block_t){.dev = dev};
-    qy_program_build(&block->program, arch);
+    qy_program_build(&block->program, arch, decoration);
     if (arch->rope_kind == QY_ROPE_NONE)
         return QY_OK;
     QY_TRY(qy_arena_2d(arena, &block->cosine, QY_F32, max_length, arch->head_dim / 2, err));
     QY_TRY(qy_arena_2d(arena, &block->sine, QY_F32, max_length, arch->head_dim / 2, err));
     return arena->base ? load_rope(block, max_length, err) : QY_OK;
+}
+
+static qy_status_t take_map(qy_channel_map_t *map, int64_t channels, qy_arena_t *arena,
+                            qy_error_t *err)
+{
+    QY_TRY(qy_arena_1d(arena, &map->offsets, QY_I32, channels + 1, err));
+    QY_TRY(qy_arena_1d(arena, &map->items, QY_I32, QY_MAP_ITEMS * channels, err));
+    QY_TRY(qy_arena_1d(arena, &map->weights, QY_F32, QY_MAP_ITEMS * channels, err));
+    QY_TRY(qy_arena_1d(arena, &map->back_offsets, QY_I32, channels + 1, err));
+    QY_TRY(qy_arena_1d(arena, &map->back_items, QY_I32, QY_MAP_ITEMS * channels, err));
+    return qy_arena_1d(arena, &map->back_weights, QY_F32, QY_MAP_ITEMS * channels, err);
 }
 
 qy_status_t qy_block_params_take(qy_block_params_t *params, const qy_block_t *block,
@@ -56,6 +70,11 @@ qy_status_t qy_block_params_take(qy_block_params_t *params, const qy_block_t *bl
             QY_TRY(qy_arena_1d(arena, &params->norm[i], QY_F32, d->size, err));
         if (d->present && d->bias)
             QY_TRY(qy_arena_1d(arena, &params->norm_bias[i], QY_F32, d->size, err));
+    }
+    for (int i = 0; i < QY_N_SITES; i++) {
+        qy_slot_t slot = (qy_slot_t)((int)QY_SLOT_MAPPED + i);
+        if (block->program.used[slot])
+            QY_TRY(take_map(&params->map[i], qy_program_cols(&block->program, slot), arena, err));
     }
     return QY_OK;
 }
@@ -137,7 +156,7 @@ qy_status_t qy_block_grads_take(qy_block_grads_t *grads, const qy_block_t *block
     const qy_program_t *p = &block->program;
     for (int s = 0; s < QY_N_SLOTS; s++)
         if (p->used[s] && s != QY_SLOT_Y &&
-            qy_program_gradient_home(p, (qy_slot_t)s) == (qy_slot_t)s)
+            qy_program_gradient_home(p, NULL, (qy_slot_t)s) == (qy_slot_t)s)
             QY_TRY(qy_arena_2d(arena, &grads->slot[s], block->dev->compute, batch * length,
                                qy_program_cols(p, (qy_slot_t)s), err));
     return QY_OK;
@@ -149,10 +168,35 @@ typedef struct {
     const qy_block_params_t *params;
     const qy_block_acts_t *acts;
     qy_block_grads_t *grads;
-    qy_tensor_t dy; /* gradient of the residual stream */
+    qy_tensor_t dy;        /* gradient of the residual stream */
+    bool idle[QY_N_SLOTS]; /* decorated slots that are left out: they are their sources */
     bool written[QY_N_SLOTS];
     int want_dx;
 } pass_t;
+
+static pass_t begin_pass(const qy_block_t *block, const qy_block_params_t *params,
+                         const qy_block_acts_t *acts)
+{
+    pass_t pass = {.block = block, .params = params, .acts = acts};
+    for (int i = 0; i < QY_N_SITES; i++) {
+        pass.idle[QY_SLOT_MAPPED + i] = !params->map[i].active;
+        pass.idle[QY_SLOT_QUANTIZED + i] = params->quantizer[i].kind == QY_ACT_NONE;
+    }
+    return pass;
+}
+
+static int is_left_out(const pass_t *pass, const qy_row_t *row)
+{
+    return pass->idle[row->out];
+}
+
+/* A slot's values. */
+static const qy_tensor_t *value_of(const pass_t *pass, qy_slot_t slot)
+{
+    while (pass->idle[slot])
+        slot = pass->block->program.source[slot];
+    return &pass->acts->slot[slot];
+}
 
 /* A slot seen as (batch, length, heads, head_dim). */
 static qy_tensor_t as_heads(const pass_t *pass, const qy_tensor_t *t, qy_slot_t slot)
@@ -182,6 +226,23 @@ static qy_status_t norm_fwd(const pass_t *pass, const qy_row_t *row, qy_tensor_t
                             a->norm_eps, err);
 }
 
+/* The plan's first items, as many as it has room for: its offsets say which are used. */
+static qy_status_t mix(const pass_t *pass, const qy_row_t *row, qy_tensor_t *y,
+                       const qy_tensor_t *x, int backward, qy_error_t *err)
+{
+    const qy_channel_map_t *map = &pass->params->map[row->id];
+    if (backward)
+        return qy_column_mix(pass->block->dev, y, x, &map->back_offsets, &map->back_items,
+                             &map->back_weights, err);
+    return qy_column_mix(pass->block->dev, y, x, &map->offsets, &map->items, &map->weights, err);
+}
+
+/* Q, K and V are quantized head by head, the rest token by token. */
+static qy_tensor_t as_quantizer_rows(const pass_t *pass, const qy_tensor_t *t, int site)
+{
+    return site == QY_SITE_Q || site == QY_SITE_K || site == QY_SITE_V ? as_head_rows(pass, t) : *t;
+}
+
 static float attention_scale(const qy_arch_t *a)
 {
     return 1.0f / sqrtf((float)a->head_dim);
@@ -191,9 +252,8 @@ static qy_status_t row_forward(const pass_t *pass, const qy_row_t *row, qy_error
 {
     const qy_device_t *dev = pass->block->dev;
     const qy_arch_t *a = &pass->block->program.arch;
-    const qy_tensor_t *slot = pass->acts->slot;
-    qy_tensor_t out = slot[row->out];
-    const qy_tensor_t *in = &slot[row->in];
+    qy_tensor_t out = pass->acts->slot[row->out];
+    const qy_tensor_t *in = value_of(pass, row->in);
     switch (row->kind) {
     case QY_ROW_NORM:
         return norm_fwd(pass, row, &out, in, err);
@@ -212,16 +272,23 @@ static qy_status_t row_forward(const pass_t *pass, const qy_row_t *row, qy_error
     }
     case QY_ROW_ATTENTION: {
         qy_tensor_t o = as_heads(pass, &out, row->out), q = as_heads(pass, in, row->in);
-        qy_tensor_t k = as_heads(pass, &slot[row->in2], row->in2);
-        qy_tensor_t v = as_heads(pass, &slot[row->in3], row->in3), lse = pass->acts->lse;
+        qy_tensor_t k = as_heads(pass, value_of(pass, row->in2), row->in2);
+        qy_tensor_t v = as_heads(pass, value_of(pass, row->in3), row->in3), lse = pass->acts->lse;
         return qy_attention_fwd(dev, &o, &lse, &q, &k, &v, attention_scale(a), a->window, err);
     }
     case QY_ROW_SILU_MUL:
-        return qy_silu_mul_fwd(dev, &out, in, &slot[row->in2], err);
+        return qy_silu_mul_fwd(dev, &out, in, value_of(pass, row->in2), err);
     case QY_ROW_RELU:
         return qy_relu_fwd(dev, &out, in, err);
     case QY_ROW_ADD:
-        return qy_add(dev, &out, in, &slot[row->in2], err);
+        return qy_add(dev, &out, in, value_of(pass, row->in2), err);
+    case QY_ROW_MAP:
+        return mix(pass, row, &out, in, 0, err);
+    case QY_ROW_QUANTIZE: {
+        qy_tensor_t y = as_quantizer_rows(pass, &out, row->id);
+        qy_tensor_t x = as_quantizer_rows(pass, in, row->id);
+        return qy_act_quant_fwd(dev, &y, &x, pass->params->quantizer[row->id].bits, err);
+    }
     }
     return qy_fail(err, QY_ERR_ARG, "block program: unknown row %d", (int)row->kind);
 }
@@ -232,9 +299,10 @@ qy_status_t qy_block_forward(const qy_block_t *block, const qy_block_params_t *p
 {
     acts->slot[QY_SLOT_X] = *x;
     acts->slot[QY_SLOT_Y] = *y;
-    pass_t pass = {.block = block, .params = params, .acts = acts};
+    pass_t pass = begin_pass(block, params, acts);
     for (int i = 0; i < block->program.n_rows; i++)
-        QY_TRY(row_forward(&pass, &block->program.row[i], err));
+        if (!is_left_out(&pass, &block->program.row[i]))
+            QY_TRY(row_forward(&pass, &block->program.row[i], err));
     return QY_OK;
 }
 
@@ -242,7 +310,7 @@ qy_status_t qy_block_forward(const qy_block_t *block, const qy_block_params_t *p
 static qy_tensor_t grad_of(const pass_t *pass, qy_slot_t slot)
 {
     const qy_program_t *p = &pass->block->program;
-    qy_slot_t home = qy_program_gradient_home(p, slot);
+    qy_slot_t home = qy_program_gradient_home(p, pass->idle, slot);
     qy_tensor_t buffer = home == QY_SLOT_Y ? pass->dy : pass->grads->slot[home];
     return qy_tensor_2d(buffer.data, buffer.dtype, pass->acts->batch * pass->acts->length,
                         qy_program_cols(p, slot));
@@ -256,9 +324,13 @@ static int accumulate(pass_t *pass, qy_slot_t slot)
     return again;
 }
 
-/* Whether anything wants the gradient of this slot: only N1 and X can be unwanted. */
+/* Whether anything wants the gradient of this slot: only X, N1 and what stands for it can be
+ * unwanted. */
 static int wanted(const pass_t *pass, qy_slot_t slot)
 {
+    const qy_slot_t *source = pass->block->program.source;
+    while (source[slot] != QY_SLOT_NONE)
+        slot = source[slot];
     if (pass->want_dx || (slot != QY_SLOT_N1 && slot != QY_SLOT_X))
         return 1;
     return slot == QY_SLOT_N1 && pass->grads->dnorm[QY_NORM_ATTENTION].data != NULL;
@@ -286,7 +358,7 @@ static qy_status_t linear_bwd(pass_t *pass, const qy_row_t *row, const qy_tensor
     qy_block_grads_t *g = pass->grads;
     qy_linear_id_t id = (qy_linear_id_t)row->id;
     if (g->dw[id].data) {
-        QY_TRY(qy_linear_bwd_w(dev, &g->dw[id], dy, &pass->acts->slot[row->in], err));
+        QY_TRY(qy_linear_bwd_w(dev, &g->dw[id], dy, value_of(pass, row->in), err));
         if (g->after_dw)
             QY_TRY(g->after_dw(g->context, id, &g->dw[id], err));
     }
@@ -300,15 +372,14 @@ static qy_status_t attention_bwd(pass_t *pass, const qy_row_t *row, const qy_ten
                                  qy_error_t *err)
 {
     const qy_arch_t *a = &pass->block->program.arch;
-    const qy_tensor_t *slot = pass->acts->slot;
     qy_tensor_t gq = grad_of(pass, row->in), gk = grad_of(pass, row->in2);
     qy_tensor_t gv = grad_of(pass, row->in3);
     qy_tensor_t dq = as_heads(pass, &gq, row->in), dk = as_heads(pass, &gk, row->in2);
     qy_tensor_t dv = as_heads(pass, &gv, row->in3), d_o = as_heads(pass, dy, row->out);
-    qy_tensor_t o = as_heads(pass, &slot[row->out], row->out);
-    qy_tensor_t q = as_heads(pass, &slot[row->in], row->in);
-    qy_tensor_t k = as_heads(pass, &slot[row->in2], row->in2);
-    qy_tensor_t v = as_heads(pass, &slot[row->in3], row->in3);
+    qy_tensor_t o = as_heads(pass, value_of(pass, row->out), row->out);
+    qy_tensor_t q = as_heads(pass, value_of(pass, row->in), row->in);
+    qy_tensor_t k = as_heads(pass, value_of(pass, row->in2), row->in2);
+    qy_tensor_t v = as_heads(pass, value_of(pass, row->in3), row->in3);
     return qy_attention_bwd(pass->block->dev, &dq, &dk, &dv, &d_o, &o, &pass->acts->lse, &q, &k, &v,
                             attention_scale(a), a->window, err);
 }
@@ -316,16 +387,16 @@ static qy_status_t attention_bwd(pass_t *pass, const qy_row_t *row, const qy_ten
 static qy_status_t row_backward(pass_t *pass, const qy_row_t *row, qy_error_t *err)
 {
     const qy_device_t *dev = pass->block->dev;
-    const qy_tensor_t *slot = pass->acts->slot;
     qy_tensor_t dy = grad_of(pass, row->out);
     switch (row->kind) {
     case QY_ROW_NORM: {
         qy_tensor_t dx = grad_of(pass, row->in);
-        return norm_bwd(pass, row, &dy, &slot[row->in], wanted(pass, row->in) ? &dx : NULL, err);
+        return norm_bwd(pass, row, &dy, value_of(pass, row->in), wanted(pass, row->in) ? &dx : NULL,
+                        err);
     }
     case QY_ROW_HEAD_NORM: {
         qy_tensor_t gx = grad_of(pass, row->in), dx = as_head_rows(pass, &gx);
-        qy_tensor_t x = as_head_rows(pass, &slot[row->in]), dyh = as_head_rows(pass, &dy);
+        qy_tensor_t x = as_head_rows(pass, value_of(pass, row->in)), dyh = as_head_rows(pass, &dy);
         return norm_bwd(pass, row, &dyh, &x, &dx, err);
     }
     case QY_ROW_LINEAR:
@@ -338,17 +409,27 @@ static qy_status_t row_backward(pass_t *pass, const qy_row_t *row, qy_error_t *e
         return attention_bwd(pass, row, &dy, err);
     case QY_ROW_SILU_MUL: {
         qy_tensor_t dgate = grad_of(pass, row->in), dup = grad_of(pass, row->in2);
-        return qy_silu_mul_bwd(dev, &dgate, &dup, &dy, &slot[row->in], &slot[row->in2], err);
+        return qy_silu_mul_bwd(dev, &dgate, &dup, &dy, value_of(pass, row->in),
+                               value_of(pass, row->in2), err);
     }
     case QY_ROW_RELU: {
         qy_tensor_t dx = dy; /* in place */
-        return qy_relu_bwd(dev, &dx, &dy, &slot[row->out], err);
+        return qy_relu_bwd(dev, &dx, &dy, value_of(pass, row->out), err);
     }
     case QY_ROW_ADD:
         /* d(in) = d(in2) = d(out), all in one buffer: the branch reads it before the residual
          * stream is added to, because the branch's rows come later in the program. */
         pass->written[row->in] = true;
         return QY_OK;
+    case QY_ROW_MAP: {
+        qy_tensor_t dx = grad_of(pass, row->in);
+        return mix(pass, row, &dx, &dy, 1, err);
+    }
+    case QY_ROW_QUANTIZE: {
+        qy_tensor_t dx = as_quantizer_rows(pass, &dy, row->id); /* in place */
+        qy_tensor_t x = as_quantizer_rows(pass, value_of(pass, row->in), row->id);
+        return qy_act_quant_bwd(dev, &dx, &dx, &x, pass->params->quantizer[row->id].bits, err);
+    }
     }
     return qy_fail(err, QY_ERR_ARG, "block program: unknown row %d", (int)row->kind);
 }
@@ -357,17 +438,14 @@ qy_status_t qy_block_backward(const qy_block_t *block, const qy_block_params_t *
                               const qy_block_acts_t *acts, qy_block_grads_t *grads,
                               const qy_tensor_t *dy, int want_dx, qy_error_t *err)
 {
-    pass_t pass = {.block = block,
-                   .params = params,
-                   .acts = acts,
-                   .grads = grads,
-                   .dy = *dy,
-                   .want_dx = want_dx};
+    pass_t pass = begin_pass(block, params, acts);
+    pass.grads = grads;
+    pass.dy = *dy;
+    pass.want_dx = want_dx;
     for (int i = block->program.n_rows - 1; i >= 0; i--) {
         const qy_row_t *row = &block->program.row[i];
-        if (row->kind == QY_ROW_NORM && row->out == QY_SLOT_N1 && !wanted(&pass, QY_SLOT_N1))
-            continue;
-        QY_TRY(row_backward(&pass, row, err));
+        if (!is_left_out(&pass, row) && wanted(&pass, row->out))
+            QY_TRY(row_backward(&pass, row, err));
     }
     return QY_OK;
 }

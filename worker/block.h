@@ -11,12 +11,37 @@
 #include "model/program.h"
 #include "model/weights.h"
 
-/* Weights as the rows use them, in device memory. Unused ones have .data NULL. */
+/*
+ * A site's channel map: column_mix plans forward and, transposed, backward (kernels/columns.h). It
+ * has as many channels behind it as before.
+ */
+typedef struct {
+    bool active;
+    qy_tensor_t offsets, back_offsets; /* i32 (C + 1) */
+    qy_tensor_t items, back_items;     /* i32 (QY_MAP_ITEMS C) */
+    qy_tensor_t weights, back_weights; /* f32 (QY_MAP_ITEMS C) */
+} qy_channel_map_t;
+
+enum { QY_MAP_ITEMS = 2 }; /* room for so many items per channel */
+
+/* A site's quantizer of activations. */
+typedef enum { QY_ACT_NONE, QY_ACT_PER_ROW /* kernels/act_quant.h; Q, K, V: of a head */ } qy_act_t;
+typedef struct {
+    qy_act_t kind;
+    int bits;
+} qy_site_quantizer_t;
+
+/*
+ * Weights as the rows use them, in device memory, and what each site does in a pass with them: a
+ * map that is not active and a quantizer of kind NONE are left out. Unused ones have .data NULL.
+ */
 typedef struct {
     qy_tensor_t w[QY_N_LINEARS];    /* compute (O, I) */
     qy_tensor_t bias[QY_N_LINEARS]; /* compute (O) */
     qy_tensor_t norm[QY_N_NORMS];   /* f32 (D) */
     qy_tensor_t norm_bias[QY_N_NORMS];
+    qy_channel_map_t map[QY_N_SITES];
+    qy_site_quantizer_t quantizer[QY_N_SITES];
 } qy_block_params_t;
 
 /* What a forward pass leaves for the backward pass, for a batch of one shape. */
@@ -45,11 +70,13 @@ typedef struct {
     qy_tensor_t cosine, sine; /* f32 (max length, head_dim/2), device memory */
 } qy_block_t;
 
-/* Takes rope tables for sequences up to max_length from the arena (which may only be measuring). */
+/* Takes rope tables for sequences up to max_length from the arena (which may only be measuring).
+ * decoration, of what may be active at sites, may be NULL. */
 qy_status_t qy_block_init(qy_block_t *block, const qy_device_t *dev, const qy_arch_t *arch,
-                          int64_t max_length, qy_arena_t *arena, qy_error_t *err);
+                          const qy_decoration_t *decoration, int64_t max_length, qy_arena_t *arena,
+                          qy_error_t *err);
 
-/* Tensors for one set of weights; contents undefined. */
+/* Tensors for one set of weights; contents undefined, sites idle. */
 qy_status_t qy_block_params_take(qy_block_params_t *params, const qy_block_t *block,
                                  qy_arena_t *arena, qy_error_t *err);
 /* Fills params from a checkpoint's weights, by way of staging (f32, device, as large as the largest

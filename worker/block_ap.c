@@ -9,6 +9,7 @@
 #include "kernels/fill.h"
 #include "kernels/loss.h"
 #include "kernels/quant.h"
+#include "worker/decorate.h"
 
 /* Steps between looks at the losses: each look waits for the device. */
 enum { LOSS_CHECK = 16 };
@@ -107,6 +108,7 @@ static qy_status_t start_linear(qy_block_ap_t *t, int id, const qy_tensor_t *wei
 qy_status_t qy_block_ap_start(qy_block_ap_t *t, const qy_block_weights_t *weights, qy_error_t *err)
 {
     const qy_device_t *dev = t->f->dev;
+    qy_decorate_quantizers(&t->f->params, &t->f->form);
     for (int i = 0; i < QY_N_LINEARS; i++)
         if (t->vars[i].w.data)
             QY_TRY(start_linear(t, i, &weights->linear[i], err));

@@ -9,6 +9,7 @@
 #include "kernels/loss.h"
 #include "kernels/optim.h"
 #include "kernels/quant.h"
+#include "worker/decorate.h"
 
 static double cost_of(const qy_plan_t *plan, int64_t first, int64_t end)
 {
@@ -75,7 +76,9 @@ static qy_status_t take_block(qy_e2e_stage_t *s, qy_e2e_block_t *b, qy_arena_t *
                               qy_error_t *err)
 {
     const qy_arch_t *a = &s->model->arch;
+    qy_quant_form_t form = qy_plan_form(s->plan);
     b->params = s->shared;
+    qy_decorate_quantizers(&b->params, &form);
     for (int i = 0; i < QY_N_LINEARS; i++) {
         if (!a->linear[i].present)
             continue;
@@ -120,7 +123,9 @@ static qy_status_t take(qy_e2e_stage_t *s, qy_arena_t *arena, qy_error_t *err)
     int64_t batch = spec->e2e_qp.micro_batch_size, length = s->plan->e2e_length;
     int64_t hidden = s->model->arch.hidden;
     int distill = spec->e2e_qp.loss == QY_LOSS_DISTILL;
-    QY_TRY(qy_block_init(&s->block, s->dev, &s->model->arch, length, arena, err));
+    qy_quant_form_t form = qy_plan_form(s->plan);
+    qy_decoration_t decoration = qy_quant_decoration(&form);
+    QY_TRY(qy_block_init(&s->block, s->dev, &s->model->arch, &decoration, length, arena, err));
     QY_TRY(qy_block_params_take(&s->shared, &s->block, arena, err));
     QY_TRY(qy_block_acts_take(&s->acts, &s->block, batch, length, arena, err));
     QY_TRY(qy_block_grads_take(&s->grads, &s->block, batch, length, arena, err));

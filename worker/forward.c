@@ -6,6 +6,7 @@
 #include "kernels/fill.h"
 #include "kernels/loss.h"
 #include "kernels/quant.h"
+#include "worker/decorate.h"
 
 static int64_t min64(int64_t a, int64_t b)
 {
@@ -45,7 +46,8 @@ qy_status_t qy_forward_take(qy_forward_t *f, qy_device_t *dev, const qy_model_t 
 {
     *f = (qy_forward_t){.dev = dev, .model = model, .batch = batch, .length = length};
     int64_t hidden = model->arch.hidden, staging = largest_linear(&model->arch), one = 1;
-    QY_TRY(qy_block_init(&f->block, dev, &model->arch, length, arena, err));
+    qy_decoration_t decoration = form ? qy_quant_decoration(form) : (qy_decoration_t){0};
+    QY_TRY(qy_block_init(&f->block, dev, &model->arch, &decoration, length, arena, err));
     QY_TRY(qy_block_params_take(&f->params, &f->block, arena, err));
     QY_TRY(qy_block_acts_take(&f->acts, &f->block, batch, length, arena, err));
     QY_TRY(
@@ -89,6 +91,7 @@ void qy_forward_free(qy_forward_t *f)
 qy_status_t qy_forward_load_original(qy_forward_t *f, int64_t block, qy_error_t *err)
 {
     qy_block_weights_t w;
+    qy_decorate_plain(&f->params);
     QY_TRY(qy_block_weights_read(&w, f->model, block, err));
     qy_status_t status = qy_block_params_load(&f->params, &f->block, &w, &f->staging, 1, err);
     qy_block_weights_free(&w);
@@ -111,6 +114,7 @@ static qy_status_t load_rest(qy_forward_t *f, const qy_qblock_t *q, qy_error_t *
 qy_status_t qy_forward_load_quantized(qy_forward_t *f, const qy_qblock_t *q, qy_error_t *err)
 {
     const qy_arch_t *a = &f->model->arch;
+    qy_decorate_quantizers(&f->params, &f->form);
     for (int i = 0; i < QY_N_LINEARS; i++) {
         if (!a->linear[i].present)
             continue;

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "jobs/finished.h"
 #include "worker/block_ap.h"
+#include "worker/decorate.h"
 #include "worker/run_task.h"
 
 typedef struct {
@@ -150,6 +151,7 @@ static qy_status_t train(segment_t *s, int64_t block, const qy_block_weights_t *
                          losses_t *losses, qy_error_t *err)
 {
     int64_t n = s->plan->n_samples, n_train = s->plan->spec.calibration.samples;
+    qy_decorate_plain(&s->forward.params);
     QY_TRY(qy_block_params_load(&s->forward.params, &s->forward.block, weights, &s->forward.staging,
                                 1, err));
     QY_TRY(qy_forward_advance(&s->forward, s->target, 0, n, err));

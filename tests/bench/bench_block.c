@@ -202,7 +202,7 @@ static void take_all(bench_t *b, const qy_arch_t *arch)
     int64_t tokens = c->batch * c->length, largest = 0, group = c->group;
     int block_ap = strcmp(c->what, "block-ap") == 0;
     b->e2e = strcmp(c->what, "e2e") == 0;
-    bench_need(qy_block_init(&b->block, b->dev, arch, c->length, &b->arena, &err), err);
+    bench_need(qy_block_init(&b->block, b->dev, arch, NULL, c->length, &b->arena, &err), err);
     bench_need(qy_block_params_take(&b->params, &b->block, &b->arena, &err), err);
     bench_need(qy_block_acts_take(&b->acts, &b->block, c->batch, c->length, &b->arena, &err), err);
     take(b, &b->x, b->dev->compute, tokens, c->hidden);

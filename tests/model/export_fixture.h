@@ -70,7 +70,10 @@ static inline void open_fixture(fixture_t *f, const char *model, int bits, int64
 {
     *f = (fixture_t){0};
     OK(qy_model_open(&f->model, model, &err));
-    f->blocks = (made_up_t){&f->model->arch, {bits, group, symmetric}, -1, NULL};
+    f->blocks = (made_up_t){&f->model->arch,
+                            {.bits = bits, .group = group, .symmetric = symmetric},
+                            -1,
+                            NULL};
     f->job = (qy_export_t){.model = f->model,
                            .form = f->blocks.form,
                            .source = {&f->blocks, read_made_up},

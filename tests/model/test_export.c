@@ -141,7 +141,9 @@ static void test_unsupported_forms(void **state)
     OK(qy_model_open(&model, LLAMA, &err));
     qy_arch_t arch = model->arch;
     qy_model_close(&model);
-    qy_quant_form_t form = {6, 64, false}, wide = {4, 96, false}, good = {4, 64, false};
+    qy_quant_form_t form = {.bits = 6, .group = 64, .symmetric = false},
+                    wide = {.bits = 4, .group = 96, .symmetric = false},
+                    good = {.bits = 4, .group = 64, .symmetric = false};
     assert_failed(gptq->check(&arch, &form, &err), QY_ERR_UNSUPPORTED,
                   "gptq holds 2, 3, 4 or 8 bits, not 6");
     OK(hf->check(&arch, &form, &err));

@@ -100,8 +100,11 @@ static void test_forms(void **state)
 {
     (void)state;
     static const qy_quant_form_t forms[] = {
-        {2, 64, false}, {3, 0, false}, {4, 64, false}, {6, 32, false}, {8, 0, false},
-        {2, 0, true},   {3, 64, true}, {4, 128, true}, {6, 0, true},   {8, 128, true},
+        {.bits = 2, .group = 64, .symmetric = false}, {.bits = 3, .group = 0, .symmetric = false},
+        {.bits = 4, .group = 64, .symmetric = false}, {.bits = 6, .group = 32, .symmetric = false},
+        {.bits = 8, .group = 0, .symmetric = false},  {.bits = 2, .group = 0, .symmetric = true},
+        {.bits = 3, .group = 64, .symmetric = true},  {.bits = 4, .group = 128, .symmetric = true},
+        {.bits = 6, .group = 0, .symmetric = true},   {.bits = 8, .group = 128, .symmetric = true},
     };
     for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
         check_form(LLAMA, forms[i]);
@@ -110,7 +113,7 @@ static void test_forms(void **state)
 static void test_opt(void **state)
 {
     (void)state;
-    check_form(OPT, (qy_quant_form_t){3, 64, false});
+    check_form(OPT, (qy_quant_form_t){.bits = 3, .group = 64, .symmetric = false});
 }
 
 /* --- streams along the rows --- */
@@ -214,7 +217,8 @@ static void test_odd_sizes(void **state)
     path_of(path, "odd");
     for (int i = 0; i < 5; i++)
         for (int k = 0; k < 4; k++)
-            check_form(path, (qy_quant_form_t){bits[i], k & 1 ? 4 : 0, k >= 2});
+            check_form(path, (qy_quant_form_t){
+                                 .bits = bits[i], .group = k & 1 ? 4 : 0, .symmetric = k >= 2});
 }
 
 /* Each in the type that it has in the checkpoint. */
@@ -281,11 +285,11 @@ static void check_config(qy_quant_form_t form, const char *weights)
 static void test_config(void **state)
 {
     (void)state;
-    check_config((qy_quant_form_t){4, 128, true},
+    check_config((qy_quant_form_t){.bits = 4, .group = 128, .symmetric = true},
                  "{\"num_bits\": 4, \"type\": \"int\", \"symmetric\": true, \"strategy\": "
                  "\"group\", \"group_size\": 128, \"dynamic\": false, \"block_structure\": null, "
                  "\"actorder\": null, \"observer\": \"minmax\", \"observer_kwargs\": {}}");
-    check_config((qy_quant_form_t){6, 0, false},
+    check_config((qy_quant_form_t){.bits = 6, .group = 0, .symmetric = false},
                  "{\"num_bits\": 6, \"type\": \"int\", \"symmetric\": false, \"strategy\": "
                  "\"channel\", \"group_size\": null, \"dynamic\": false, \"block_structure\": "
                  "null, \"actorder\": null, \"observer\": \"minmax\", \"observer_kwargs\": {}}");
@@ -310,10 +314,10 @@ static void test_refusals(void **state)
     for (int i = 0; i < 3; i++) {
         char text[64];
         snprintf(text, sizeof text, "2, 3, 4, 6 or 8 bits, not %d; hf holds", unheld[i]);
-        qy_quant_form_t form = {unheld[i], 64, true};
+        qy_quant_form_t form = {.bits = unheld[i], .group = 64, .symmetric = true};
         assert_failed(exporter->check(arch, &form, &err), QY_ERR_UNSUPPORTED, text);
     }
-    qy_quant_form_t wide = {4, 96, false};
+    qy_quant_form_t wide = {.bits = 4, .group = 96, .symmetric = false};
     assert_failed(exporter->check(arch, &wide, &err), QY_ERR_SHAPE,
                   "self_attn.q_proj: groups of 96 do not divide 256 columns");
 

@@ -143,9 +143,11 @@ static void check_form(const char *model, int bits, int64_t group, bool symmetri
 static void test_forms(void **state)
 {
     (void)state;
-    static const qy_quant_form_t forms[] = {{2, 64, false},  {3, 32, false}, {4, 0, false},
-                                            {8, 128, false}, {2, 0, true},   {3, 64, true},
-                                            {4, 16, true},   {8, 64, true}};
+    static const qy_quant_form_t forms[] = {
+        {.bits = 2, .group = 64, .symmetric = false}, {.bits = 3, .group = 32, .symmetric = false},
+        {.bits = 4, .group = 0, .symmetric = false},  {.bits = 8, .group = 128, .symmetric = false},
+        {.bits = 2, .group = 0, .symmetric = true},   {.bits = 3, .group = 64, .symmetric = true},
+        {.bits = 4, .group = 16, .symmetric = true},  {.bits = 8, .group = 64, .symmetric = true}};
     for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
         check_form(LLAMA, forms[i].bits, forms[i].group, forms[i].symmetric);
 }

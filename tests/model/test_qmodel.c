@@ -122,8 +122,10 @@ static void test_shapes(void **state)
 static void test_round_trip(void **state)
 {
     (void)state;
-    static const qy_quant_form_t forms[] = {
-        {2, 8, false}, {3, 0, false}, {4, 8, true}, {8, 8, false}};
+    static const qy_quant_form_t forms[] = {{.bits = 2, .group = 8, .symmetric = false},
+                                            {.bits = 3, .group = 0, .symmetric = false},
+                                            {.bits = 4, .group = 8, .symmetric = true},
+                                            {.bits = 8, .group = 8, .symmetric = false}};
     qy_arch_t arch = small_arch();
     for (size_t f = 0; f < sizeof forms / sizeof *forms; f++) {
         qy_qblock_t block[2], again;

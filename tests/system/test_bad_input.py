@@ -58,7 +58,7 @@ with scratch() as folder:
              ("out of range", job, ("bits",), ("quantize.weights.bits=9",)),
              ("unknown method", job, ("method", "block-ap"), ("quantize.method=magic",)),
              ("unknown export", job, ("wav", "gptq"), ("export=[wav]",)),
-             ("activation bits", job, ("activations",), ("quantize.activations.bits=4",))]
+             ("activation bits", job, ("activations",), ("quantize.activations.bits=5",))]
     empty = os.path.join(folder, "empty")
     os.mkdir(empty)
     cases.append(("directory without config", job, ("config.json",), (f"model={empty}",)))
