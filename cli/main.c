@@ -16,8 +16,9 @@ static const verb_t verbs[] = {
     {"plan", "check a job and print what it will do and need; starts nothing", qy_cmd_plan},
     {"run", "run a job, or go on with it where it stopped", qy_cmd_run},
     {"status", "progress and results of a run directory", qy_cmd_status},
-    {"eval", "perplexity of a model directory or of a run", qy_cmd_eval},
+    {"eval", "perplexity of a model (a directory, a GGUF file) or of a run", qy_cmd_eval},
     {"export", "write a finished run as a checkpoint for other engines", qy_cmd_export},
+    {"import", "write a GGUF file as a Hugging Face directory", qy_cmd_import},
     {"task", NULL, qy_cmd_task},
 };
 enum { N_VERBS = sizeof verbs / sizeof *verbs };
@@ -34,8 +35,9 @@ static void usage(FILE *file)
 }
 
 /*
- * Threads that wait for each other must give way: where cores are shared, OpenMP's long spinning makes two
- * threads several times slower than one. Its runtime reads this when it is loaded, so it takes a restart.
+ * Threads that wait for each other must give way: where cores are shared, OpenMP's long spinning
+ * makes two threads several times slower than one. Its runtime reads this when it is loaded, so it
+ * takes a restart.
  */
 static void wait_briefly(char **argv)
 {

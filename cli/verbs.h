@@ -8,6 +8,7 @@ int qy_cmd_run(int argc, char **argv);
 int qy_cmd_status(int argc, char **argv);
 int qy_cmd_eval(int argc, char **argv);
 int qy_cmd_export(int argc, char **argv);
+int qy_cmd_import(int argc, char **argv);
 int qy_cmd_task(int argc, char **argv); /* hidden: what a worker starts */
 
 #endif

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "model/gguf_model.h"
+
 /* A line of text into the digest; every part of a composite one is a line. */
 static void add_line(qy_sha256_t *h, const char *text)
 {
@@ -61,9 +63,12 @@ static qy_status_t add_shards(qy_sha256_t *h, const qy_model_t *model, qy_error_
 qy_status_t qy_digest_model(const qy_model_t *model, char hex[QY_SHA256_HEX], qy_error_t *err)
 {
     char path[QY_PATH_MAX], config[QY_SHA256_HEX], tokenizer[QY_SHA256_HEX];
-    QY_TRY(qy_path(path, err, "%s/config.json", model->dir));
-    QY_TRY(qy_sha256_file(path, config, err));
     QY_TRY(qy_digest_tokenizer(model->dir, tokenizer, err));
+    QY_TRY(qy_path(path, err, "%s/config.json", model->dir));
+    if (qy_gguf_is_name(model->dir))
+        memcpy(config, tokenizer, sizeof config); /* both are in the header */
+    else
+        QY_TRY(qy_sha256_file(path, config, err));
     qy_sha256_t *h = NULL;
     QY_TRY(qy_sha256_create(&h, err));
     add_line(h, config);
@@ -76,8 +81,30 @@ qy_status_t qy_digest_model(const qy_model_t *model, char hex[QY_SHA256_HEX], qy
     return status;
 }
 
+/* A GGUF file's header. */
+static qy_status_t digest_header(const char *path, char hex[QY_SHA256_HEX], qy_error_t *err)
+{
+    char buffer[QY_DIGEST_PAGE], result[QY_SHA256_HEX];
+    qy_gguf_t *gguf = NULL;
+    qy_sha256_t *h = NULL;
+    QY_TRY(qy_gguf_open(&gguf, path, err));
+    qy_status_t status = qy_sha256_create(&h, err);
+    if (status == QY_OK) {
+        uint64_t end = gguf->header.data_begin;
+        end = end < gguf->file_bytes ? end : gguf->file_bytes;
+        status = add_range(h, gguf->fd, path, 0, end, buffer, err);
+        qy_sha256_finish(&h, result);
+    }
+    if (status == QY_OK)
+        memcpy(hex, result, sizeof result);
+    qy_gguf_close(&gguf);
+    return status;
+}
+
 qy_status_t qy_digest_tokenizer(const char *model_dir, char hex[QY_SHA256_HEX], qy_error_t *err)
 {
+    if (qy_gguf_is_name(model_dir))
+        return digest_header(model_dir, hex, err);
     static const char *const pair[] = {"vocab.json", "merges.txt"};
     char path[QY_PATH_MAX], part[QY_SHA256_HEX];
     QY_TRY(qy_path(path, err, "%s/tokenizer.json", model_dir));

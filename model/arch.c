@@ -4,13 +4,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/file.h"
 #include "model/arch_family.h"
+#include "model/checkpoint.h"
 #include "model/json.h"
 
 /* Limits that keep every product of sizes far inside 63 bits. */
 enum {
-    CONFIG_MAX = 16 << 20,
     BLOCKS_MAX = 4096,
     HEADS_MAX = 4096,
     WIDTH_MAX = 1 << 20,
@@ -388,8 +387,7 @@ qy_status_t qy_arch_read(qy_arch_t *arch, const char *model_dir, qy_error_t *err
 {
     char path[QY_PATH_MAX];
     json_t *root;
-    QY_TRY(qy_path(path, err, "%s/config.json", model_dir));
-    QY_TRY(qy_json_read(&root, path, CONFIG_MAX, err));
+    QY_TRY(qy_checkpoint_config(&root, path, model_dir, err));
     qy_arch_t made = {0};
     const config_t config = {.root = root, .path = path};
     qy_status_t status = fill(&config, &made, err);

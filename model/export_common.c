@@ -6,10 +6,9 @@
 
 #include "base/half.h"
 #include "model/grow.h"
-#include "model/json.h"
 
-enum { SPEC_DIMS_MAX = 4, CONFIG_MAX = 16 << 20 };
-static const uint64_t shard_bytes = 5000000000u; /* as transformers 4.x */
+enum { SPEC_DIMS_MAX = 4 };
+const uint64_t qy_export_shard_bytes = 5000000000u;
 
 /* --- the list of tensors --- */
 
@@ -305,7 +304,7 @@ qy_status_t qy_export_tensors(const qy_export_t *job, const qy_layer_format_t *f
     qy_st_writer_t *writer = NULL;
     qy_status_t status = declare_all(&list, job, format, err);
     if (status == QY_OK)
-        status = qy_st_writer_create(&writer, dir, list.specs, list.n, shard_bytes, err);
+        status = qy_st_writer_create(&writer, dir, list.specs, list.n, qy_export_shard_bytes, err);
     if (status == QY_OK)
         status = copy_outer(writer, job, format, err);
     if (status == QY_OK)
@@ -348,41 +347,8 @@ qy_status_t qy_export_check_symmetric(const qy_qblock_t *block, const char *laye
 
 qy_status_t qy_export_read_config(json_t **config, const qy_model_t *model, qy_error_t *err)
 {
-    char path[QY_PATH_MAX];
-    QY_TRY(qy_path(path, err, "%s/config.json", model->dir));
-    return qy_json_read(config, path, CONFIG_MAX, err);
-}
-
-/* The text with the fewest digits that reads back to the same numbers, so that 1e-05 stays 1e-05.
- */
-static char *dump_json(const json_t *object)
-{
-    static const size_t layout = JSON_INDENT(2) | JSON_PRESERVE_ORDER;
-    for (size_t digits = 15; digits < 17; digits++) {
-        char *text = json_dumps(object, layout | JSON_REAL_PRECISION(digits));
-        json_t *again = text ? json_loads(text, 0, NULL) : NULL;
-        bool same = again && json_equal(again, object);
-        json_decref(again);
-        if (same)
-            return text;
-        free(text);
-    }
-    return json_dumps(object, layout | JSON_REAL_PRECISION(17));
-}
-
-qy_status_t qy_export_write_json(const char *dir, const char *name, const json_t *object,
-                                 qy_error_t *err)
-{
-    char path[QY_PATH_MAX];
-    QY_TRY(qy_path(path, err, "%s/%s", dir, name));
-    char *text = dump_json(object);
-    if (!text)
-        return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for its text", path);
-    size_t n = strlen(text);
-    text[n] = '\n'; /* in place of the NUL: a text file ends its last line */
-    qy_status_t status = qy_file_write(path, text, n + 1, err);
-    free(text);
-    return status;
+    char where[QY_PATH_MAX];
+    return qy_checkpoint_config(config, where, model->dir, err);
 }
 
 qy_status_t qy_export_write_config(const qy_export_t *job, const char *dir, json_t *quantization,
@@ -392,7 +358,7 @@ qy_status_t qy_export_write_config(const qy_export_t *job, const char *dir, json
     QY_TRY(qy_export_read_config(&config, job->model, err));
     qy_status_t status =
         quantization && json_object_set(config, "quantization_config", quantization) == 0
-            ? qy_export_write_json(dir, "config.json", config, err)
+            ? qy_checkpoint_write_json(dir, "config.json", config, err)
             : qy_fail(err, QY_ERR_MEMORY, "%s: no memory for its configuration", dir);
     json_decref(config);
     return status;

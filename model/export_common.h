@@ -8,9 +8,12 @@
 #include <jansson.h>
 #include <stdbool.h>
 
+#include "model/checkpoint.h"
 #include "model/export.h"
 
 enum { QY_TENSOR_NAME_MAX = 160 };
+
+extern const uint64_t qy_export_shard_bytes; /* as transformers 4.x */
 
 extern const qy_exporter_t qy_exporter_compressed_tensors, qy_exporter_gptq, qy_exporter_hf;
 
@@ -58,9 +61,5 @@ qy_status_t qy_export_read_config(json_t **config, const qy_model_t *model, qy_e
 /* dir/config.json: the model's with quantization_config added. MEMORY where that is NULL. */
 qy_status_t qy_export_write_config(const qy_export_t *job, const char *dir, json_t *quantization,
                                    qy_error_t *err);
-
-/* dir/name from an object in its own key order. */
-qy_status_t qy_export_write_json(const char *dir, const char *name, const json_t *object,
-                                 qy_error_t *err);
 
 #endif

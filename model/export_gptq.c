@@ -158,7 +158,7 @@ static qy_status_t write_configs(const qy_export_t *job, const char *dir, qy_err
     json_t *quantization = make_quantization_config(job);
     qy_status_t status = qy_export_write_config(job, dir, quantization, err);
     if (status == QY_OK)
-        status = qy_export_write_json(dir, "quantize_config.json", quantization, err);
+        status = qy_checkpoint_write_json(dir, "quantize_config.json", quantization, err);
     json_decref(quantization);
     return status;
 }

@@ -37,7 +37,7 @@ static qy_status_t write_config(const qy_export_t *job, const char *dir, qy_erro
     QY_TRY(qy_export_read_config(&config, job->model, err));
     const char *key = json_object_get(config, "dtype") ? "dtype" : "torch_dtype";
     qy_status_t status = json_object_set_new(config, key, json_string("float16")) == 0
-                             ? qy_export_write_json(dir, "config.json", config, err)
+                             ? qy_checkpoint_write_json(dir, "config.json", config, err)
                              : qy_fail(err, QY_ERR_MEMORY, "%s: no memory", dir);
     json_decref(config);
     return status;

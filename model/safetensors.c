@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "model/gguf_model.h"
 #include "model/json.h"
 #include "model/st_header.h"
 
@@ -30,6 +31,7 @@ struct qy_st_set {
     qy_st_list_t tensors;
     shard_t *shards;
     int n_shards;
+    qy_gguf_t *gguf; /* where the tensors are a GGUF file's; then there are no shards */
 };
 
 /* --- one shard --- */
@@ -214,19 +216,33 @@ static qy_status_t fail_absent(const char *dir, qy_error_t *err)
                                   : "is not a directory");
 }
 
-qy_status_t qy_st_open(qy_st_set_t **out, const char *dir, qy_error_t *err)
+static qy_status_t open_gguf(qy_st_set_t *set, const char *path, qy_error_t *err)
+{
+    QY_TRY(qy_gguf_open(&set->gguf, path, err));
+    QY_TRY(qy_gguf_entries(&set->tensors, set->gguf, err));
+    qsort(set->tensors.entries, (size_t)set->tensors.n, sizeof *set->tensors.entries, by_name);
+    return QY_OK;
+}
+
+/* What dir holds, into a fresh set. */
+static qy_status_t open_set(qy_st_set_t *set, const char *dir, qy_error_t *err)
 {
     char single[QY_PATH_MAX], index[QY_PATH_MAX];
+    if (qy_gguf_is_name(dir))
+        return open_gguf(set, dir, err);
     QY_TRY(qy_path(single, err, "%s/model.safetensors", dir));
     QY_TRY(qy_path(index, err, "%s/model.safetensors.index.json", dir));
-    bool is_single = qy_file_exists(single);
-    if (!is_single && !qy_file_exists(index))
-        return fail_absent(dir, err);
+    if (qy_file_exists(single))
+        return open_single(set, single, err);
+    return qy_file_exists(index) ? open_sharded(set, dir, index, err) : fail_absent(dir, err);
+}
+
+qy_status_t qy_st_open(qy_st_set_t **out, const char *dir, qy_error_t *err)
+{
     qy_st_set_t *set = calloc(1, sizeof *set);
     if (!set)
         return qy_fail(err, QY_ERR_MEMORY, "%s: no memory", dir);
-    qy_status_t status =
-        is_single ? open_single(set, single, err) : open_sharded(set, dir, index, err);
+    qy_status_t status = open_set(set, dir, err);
     if (status != QY_OK) {
         qy_st_close(&set);
         return status;
@@ -243,6 +259,7 @@ void qy_st_close(qy_st_set_t **set)
         close((*set)->shards[i].fd);
         free((*set)->shards[i].path);
     }
+    qy_gguf_close(&(*set)->gguf);
     qy_st_list_free(&(*set)->tensors);
     free((*set)->shards);
     free(*set);
@@ -280,23 +297,31 @@ const qy_st_entry_t *qy_st_find(const qy_st_set_t *set, const char *name)
 qy_status_t qy_st_read(const qy_st_set_t *set, const qy_st_entry_t *entry, void *dst,
                        uint64_t begin, uint64_t bytes, qy_error_t *err)
 {
-    const shard_t *shard = &set->shards[entry->file];
+    const shard_t *shard = set->gguf ? NULL : &set->shards[entry->file];
+    const char *path = set->gguf ? set->gguf->path : shard->path;
     if (begin > entry->bytes || bytes > entry->bytes - begin)
         return qy_fail(err, QY_ERR_ARG, "%s: tensor %.200s: %llu bytes at %llu of its %llu wanted",
-                       shard->path, entry->name, (unsigned long long)bytes,
-                       (unsigned long long)begin, (unsigned long long)entry->bytes);
-    return qy_pread(shard->fd, shard->path, dst, (size_t)bytes, entry->offset + begin, err);
+                       path, entry->name, (unsigned long long)bytes, (unsigned long long)begin,
+                       (unsigned long long)entry->bytes);
+    if (set->gguf)
+        return qy_gguf_read(set->gguf, entry, dst, begin, bytes, err);
+    return qy_pread(shard->fd, path, dst, (size_t)bytes, entry->offset + begin, err);
 }
 
 int qy_st_files(const qy_st_set_t *set)
 {
-    return set->n_shards;
+    return set->gguf ? 1 : set->n_shards;
 }
 
 const char *qy_st_file(const qy_st_set_t *set, int i, uint64_t *header_bytes, uint64_t *file_bytes)
 {
-    if (i < 0 || i >= set->n_shards)
+    if (i < 0 || i >= qy_st_files(set))
         return NULL;
+    if (set->gguf) {
+        *header_bytes = set->gguf->header.data_begin;
+        *file_bytes = set->gguf->file_bytes;
+        return set->gguf->path;
+    }
     *header_bytes = set->shards[i].header_bytes;
     *file_bytes = set->shards[i].file_bytes;
     return set->shards[i].path;

@@ -20,6 +20,7 @@ typedef struct {
     int file;        /* index of the shard */
     uint64_t offset; /* from the start of the shard */
     uint64_t bytes;
+    int64_t stored; /* of a GGUF file: the tensor's index in its list */
 } qy_st_entry_t;
 
 /* Bits of one element of a dtype of the format ("F16": 16), 0 where the name is not known. */
@@ -30,8 +31,9 @@ typedef struct qy_st_set qy_st_set_t;
 
 /*
  * Opens DIR/model.safetensors, or the shards of DIR/model.safetensors.index.json (bare file names
- * only). FORMAT with file and reason on: a file too short, header size, JSON, duplicate names,
- * unknown dtype, shape × size ≠ offsets, holes, overlaps, an index that disagrees with the shards.
+ * only); or a GGUF file, whose tensors then appear as model/gguf_model.h says. FORMAT with file and
+ * reason on: a file too short, header size, JSON, duplicate names, unknown dtype, shape × size ≠
+ * offsets, holes, overlaps, an index that disagrees with the shards.
  */
 qy_status_t qy_st_open(qy_st_set_t **out, const char *dir, qy_error_t *err);
 void qy_st_close(qy_st_set_t **set);

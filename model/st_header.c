@@ -100,8 +100,8 @@ static qy_status_t read_offsets(uint64_t out[2], const char *where, const json_t
     return QY_OK;
 }
 
-static qy_status_t append(qy_st_list_t *list, const qy_st_entry_t *entry, const char *name,
-                          const char *path, qy_error_t *err)
+qy_status_t qy_st_list_add(qy_st_list_t *list, const qy_st_entry_t *entry, const char *name,
+                           const char *path, qy_error_t *err)
 {
     qy_st_entry_t *entries = qy_grow(list->entries, &list->capacity, list->n + 1, sizeof *entries);
     if (!entries)
@@ -135,7 +135,7 @@ static qy_status_t add_tensor(qy_st_list_t *list, int file, const char *path, co
                        (unsigned long long)(offsets[1] - offsets[0]));
     entry.offset = header_bytes + offsets[0];
     entry.bytes = bytes;
-    return append(list, &entry, name, path, err);
+    return qy_st_list_add(list, &entry, name, path, err);
 }
 
 static int by_offset(const void *a, const void *b)

@@ -16,6 +16,9 @@ typedef struct {
 qy_status_t qy_st_header_parse(qy_st_list_t *list, int file, const char *path, const char *text,
                                size_t length, uint64_t file_bytes, qy_error_t *err);
 
+/* Adds a tensor of file path; the name is copied. */
+qy_status_t qy_st_list_add(qy_st_list_t *list, const qy_st_entry_t *entry, const char *name,
+                           const char *path, qy_error_t *err);
 void qy_st_list_free(qy_st_list_t *list);
 
 #endif

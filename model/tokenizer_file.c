@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/gguf_model.h"
 #include "model/json.h"
 
 enum { FILE_BYTES_MAX = 256 << 20 };
@@ -120,10 +121,23 @@ static qy_status_t read_pair(json_t **out, const char *dir, const char *vocab_pa
 
 /* --- which file --- */
 
+static qy_status_t read_gguf(json_t **out, char where[QY_PATH_MAX], const char *path,
+                             qy_error_t *err)
+{
+    qy_gguf_t *gguf;
+    QY_TRY(qy_path(where, err, "%s", path));
+    QY_TRY(qy_gguf_open(&gguf, path, err));
+    qy_status_t status = qy_gguf_tokenizer(out, gguf, err);
+    qy_gguf_close(&gguf);
+    return status;
+}
+
 qy_status_t qy_tokenizer_file(json_t **out, char where[QY_PATH_MAX], const char *model_dir,
                               qy_error_t *err)
 {
     char merges[QY_PATH_MAX];
+    if (qy_gguf_is_name(model_dir))
+        return read_gguf(out, where, model_dir, err);
     QY_TRY(qy_path(where, err, "%s/tokenizer.json", model_dir));
     if (qy_file_exists(where))
         return qy_json_read(out, where, FILE_BYTES_MAX, err);

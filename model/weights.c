@@ -5,10 +5,9 @@
 #include <string.h>
 
 #include "base/half.h"
-#include "model/json.h"
+#include "model/checkpoint.h"
 
 enum {
-    CONFIG_MAX = 16 << 20,
     STORAGE_ALIGN = 64, /* bytes; every tensor of a storage starts on it */
     TENSOR_NAME_MAX = 160,
     WIDEN_AT_ONCE = 2048
@@ -209,8 +208,7 @@ static qy_status_t refuse_quantized(const char *dir, qy_error_t *err)
 {
     char path[QY_PATH_MAX];
     json_t *config;
-    QY_TRY(qy_path(path, err, "%s/config.json", dir));
-    QY_TRY(qy_json_read(&config, path, CONFIG_MAX, err));
+    QY_TRY(qy_checkpoint_config(&config, path, dir, err));
     const json_t *found = json_object_get(config, "quantization_config");
     bool quantized = found && !json_is_null(found);
     json_decref(config);

@@ -1,0 +1,138 @@
+#include "model/checkpoint.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/gguf_model.h"
+#include "model/json.h"
+
+enum { COPY_MAX = 1 << 30, CONFIG_MAX = 16 << 20 };
+
+/* --- the configuration --- */
+
+qy_status_t qy_checkpoint_config(json_t **out, char where[QY_PATH_MAX], const char *model,
+                                 qy_error_t *err)
+{
+    if (!qy_gguf_is_name(model)) {
+        QY_TRY(qy_path(where, err, "%s/config.json", model));
+        return qy_json_read(out, where, CONFIG_MAX, err);
+    }
+    qy_gguf_t *gguf;
+    QY_TRY(qy_path(where, err, "%s", model));
+    QY_TRY(qy_gguf_open(&gguf, model, err));
+    qy_status_t status = qy_gguf_config(out, gguf, err);
+    qy_gguf_close(&gguf);
+    return status;
+}
+
+/* --- files beside the tensors --- */
+
+static qy_status_t copy_file(const char *model, const char *dir, const char *name, qy_error_t *err)
+{
+    char from[QY_PATH_MAX], to[QY_PATH_MAX], *text;
+    size_t bytes;
+    QY_TRY(qy_path(from, err, "%s/%s", model, name));
+    QY_TRY(qy_path(to, err, "%s/%s", dir, name));
+    if (!qy_file_exists(from))
+        return QY_OK;
+    QY_TRY(qy_file_read(from, COPY_MAX, &text, &bytes, err));
+    qy_status_t status = qy_file_write(to, text, bytes, err);
+    free(text);
+    return status;
+}
+
+static qy_status_t write_parts(const qy_gguf_t *gguf, const char *dir, qy_error_t *err)
+{
+    static const struct {
+        const char *name;
+        qy_status_t (*make)(json_t **out, const qy_gguf_t *gguf, qy_error_t *err);
+    } parts[] = {
+        {"tokenizer.json", qy_gguf_tokenizer},
+        {"tokenizer_config.json", qy_gguf_tokenizer_config},
+        {"special_tokens_map.json", qy_gguf_special_tokens},
+        {"generation_config.json", qy_gguf_generation_config},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        json_t *object;
+        QY_TRY(parts[i].make(&object, gguf, err));
+        qy_status_t status = qy_checkpoint_write_json(dir, parts[i].name, object, err);
+        json_decref(object);
+        QY_TRY(status);
+    }
+    return QY_OK;
+}
+
+qy_status_t qy_checkpoint_copy_files(const char *model, const char *dir, qy_error_t *err)
+{
+    static const char *const names[] = {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.model",
+        "chat_template.jinja",
+        "generation_config.json",
+    };
+    if (!qy_gguf_is_name(model)) {
+        for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+            QY_TRY(copy_file(model, dir, names[i], err));
+        return QY_OK;
+    }
+    qy_gguf_t *gguf;
+    QY_TRY(qy_gguf_open(&gguf, model, err));
+    qy_status_t status = write_parts(gguf, dir, err);
+    qy_gguf_close(&gguf);
+    return status;
+}
+
+qy_status_t qy_checkpoint_name(char out[QY_PATH_MAX], const char *model, qy_error_t *err)
+{
+    char *full = realpath(model, NULL);
+    if (!full)
+        return qy_fail(err, QY_ERR_IO, "%s: %s", model, strerror(errno));
+    const char *slash = strrchr(full, '/');
+    qy_status_t status = qy_path(out, err, "%s", slash && slash[1] ? slash + 1 : full);
+    free(full);
+    if (status == QY_OK && qy_gguf_is_name(model)) {
+        char *dot = strrchr(out, '.');
+        if (dot && dot != out)
+            *dot = '\0';
+    }
+    return status;
+}
+
+/* --- writing --- */
+
+/* The text with the fewest digits that reads back to the same numbers, so that 1e-05 stays 1e-05.
+ */
+static char *dump_json(const json_t *object)
+{
+    static const size_t layout = JSON_INDENT(2) | JSON_PRESERVE_ORDER;
+    for (size_t digits = 15; digits < 17; digits++) {
+        char *text = json_dumps(object, layout | JSON_REAL_PRECISION(digits));
+        json_t *again = text ? json_loads(text, 0, NULL) : NULL;
+        bool same = again && json_equal(again, object);
+        json_decref(again);
+        if (same)
+            return text;
+        free(text);
+    }
+    return json_dumps(object, layout | JSON_REAL_PRECISION(17));
+}
+
+qy_status_t qy_checkpoint_write_json(const char *dir, const char *name, const json_t *object,
+                                     qy_error_t *err)
+{
+    char path[QY_PATH_MAX];
+    QY_TRY(qy_path(path, err, "%s/%s", dir, name));
+    char *text = dump_json(object);
+    if (!text)
+        return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for its text", path);
+    size_t n = strlen(text);
+    text[n] = '\n'; /* in place of the NUL: a text file ends its last line */
+    qy_status_t status = qy_file_write(path, text, n + 1, err);
+    free(text);
+    return status;
+}

@@ -1,0 +1,44 @@
+/* The vocabulary in a GGUF's keys: texts, types, scores, and the tokens with a name. */
+#ifndef QY_MODEL_GGUF_VOCAB_H
+#define QY_MODEL_GGUF_VOCAB_H
+
+#include <jansson.h>
+
+#include "model/gguf.h"
+
+/* Types of tokens, by their numbers in the file. */
+enum {
+    QY_TOKEN_NORMAL = 1,
+    QY_TOKEN_UNKNOWN = 2,
+    QY_TOKEN_CONTROL = 3,
+    QY_TOKEN_USER = 4,
+    QY_TOKEN_UNUSED = 5,
+    QY_TOKEN_BYTE = 6
+};
+
+typedef struct {
+    const qy_gguf_t *gguf;
+    bool pieces; /* SentencePiece's; else BPE of bytes */
+    qy_gguf_text_t *tokens;
+    int64_t n;
+    const unsigned char *types, *scores; /* i32 and f32; NULL where there are none */
+    json_t *ids;                         /* text → id; without padding of the vocabulary */
+    int64_t bos, eos, unknown, pad;      /* −1: none */
+} qy_gguf_vocab_t;
+
+/* FORMAT: no tokens, one that is there twice, is not UTF-8 or is too long, lists that differ in
+ * length. UNSUPPORTED: another model than gpt2 and llama. */
+qy_status_t qy_gguf_vocab_read(qy_gguf_vocab_t *out, const qy_gguf_t *gguf, qy_error_t *err);
+void qy_gguf_vocab_free(qy_gguf_vocab_t *vocab);
+
+/* −1 where there is no such token. */
+int64_t qy_gguf_vocab_find(const qy_gguf_vocab_t *vocab, qy_gguf_text_t text);
+int qy_gguf_vocab_type(const qy_gguf_vocab_t *vocab, int64_t id);
+float qy_gguf_vocab_score(const qy_gguf_vocab_t *vocab, int64_t id);
+
+/* Looked for in a text before everything else: control and user-defined ones. */
+bool qy_gguf_vocab_is_added(const qy_gguf_vocab_t *vocab, int64_t id);
+/* {"content": …, "special": …}, without its id. */
+json_t *qy_gguf_added_token(const qy_gguf_vocab_t *vocab, int64_t id);
+
+#endif
