@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "cli/door.h"
 #include "cli/exports.h"
@@ -18,13 +19,28 @@
 /* Longest nap of the loop, ms: what a message to or from the in-process worker waits at most. */
 enum { NAP_MS = 20 };
 
+static const double halt_interval_s = 0.25;
+
 typedef struct {
     qy_progress_view_t view;
     const volatile sig_atomic_t *stop;
     qy_dispatch_t *dispatch; /* rank 0's; NULL until it is there */
     qy_lock_t *lock;         /* rank 0's */
     int mpi, rank, n_ranks;
+    char halt[QY_PATH_MAX]; /* rank 0's: a file of this name asks for a stop */
+    double looked;          /* for it, last */
 } door_t;
+
+/* Now and then: the run directory may be on a busy file server. */
+static void look_for_halt(door_t *door)
+{
+    double now = qy_now_s();
+    if (door->rank > 0 || now - door->looked < halt_interval_s)
+        return;
+    door->looked = now;
+    if (qy_file_exists(door->halt))
+        qy_door_ask_stop();
+}
 
 static void show_progress(void *context, int worker, const char *task, const qy_progress_t *p)
 {
@@ -51,16 +67,18 @@ static void take_turn(void *context)
 {
     door_t *door = context;
     int done;
+    look_for_halt(door);
     qy_dispatch_poll(door->dispatch, door->stop, &done, NULL);
 }
 
 /* Coordinator (on rank 0) and worker of this process, turn by turn, until the run is over. */
-static qy_status_t loop(const door_t *door, qy_server_t *server, qy_error_t *err)
+static qy_status_t loop(door_t *door, qy_server_t *server, qy_error_t *err)
 {
     int done = 0, left = 0;
     while (!done) {
         if (door->lock && qy_lock_lost(door->lock))
             return qy_fail(err, QY_ERR_IO, "another run has taken the run directory over");
+        look_for_halt(door);
         if (door->dispatch)
             QY_TRY(qy_dispatch_poll(door->dispatch, door->stop, &done, err));
         if (!left)
@@ -161,6 +179,13 @@ static int open_run(const char *job, const char *const *overrides, int n_overrid
     qy_error_t err = {0};
     if (prepare(job, overrides, n_overrides, door->n_ranks, plan, &err) != QY_OK)
         return qy_door_error(&err, QY_EXIT_INPUT);
+    if (qy_path(door->halt, &err, "%s/halt", (*plan)->spec.run_dir) != QY_OK)
+        return qy_door_error(&err, QY_EXIT_INPUT);
+    if (qy_file_exists(door->halt)) {
+        qy_fail(&err, QY_ERR_ARG, "%s: this run was told to halt; remove the file to go on",
+                door->halt);
+        return qy_door_error(&err, QY_EXIT_INPUT);
+    }
     int fresh = !qy_file_exists((*plan)->spec.run_dir);
     if (enter(*plan, &door->lock, &err) == QY_OK)
         return QY_EXIT_OK;

@@ -1,6 +1,8 @@
 /* quarry task --fd N: a task's own process, started by a worker. */
 #include <stdlib.h>
+#include <unistd.h>
 
+#include "base/log.h"
 #include "cli/door.h"
 #include "cli/verbs.h"
 #include "worker/child.h"
@@ -20,7 +22,9 @@ int qy_cmd_task(int argc, char **argv)
         qy_fail(&err, QY_ERR_ARG, "task is started by a worker, not by hand");
         return qy_door_error(&err, QY_EXIT_INPUT);
     }
-    if (qy_child_settle(&err) != QY_OK || qy_child_serve(atoi(fd), &err) != QY_OK)
+    qy_log_open(stderr, QY_LOG_INFO, "task", (int)getpid()); /* the rank's log */
+    if (qy_child_settle(&err) != QY_OK ||
+        qy_child_serve(atoi(fd), qy_door_catch_stop(), &err) != QY_OK)
         return qy_door_error(&err, QY_EXIT_FAILED);
     return QY_EXIT_OK;
 }

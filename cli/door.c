@@ -102,5 +102,16 @@ const volatile sig_atomic_t *qy_door_catch_stop(void)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
+    sigset_t ours;
+    sigemptyset(&ours);
+    sigaddset(&ours, SIGINT);
+    sigaddset(&ours, SIGTERM);
+    sigaddset(&ours, SIGUSR1);
+    sigprocmask(SIG_UNBLOCK, &ours, NULL);
     return &stop_requested;
+}
+
+void qy_door_ask_stop(void)
+{
+    stop_requested = 1;
 }

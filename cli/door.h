@@ -38,7 +38,10 @@ enum { QY_DOOR_LIST = 64 };
 int qy_door_options(int argc, char **argv, const char *usage, const qy_option_t *options,
                     int n_options, const char **words, int max_words, int *n_words);
 
-/* SIGINT, SIGTERM and SIGUSR1 ask for a stop; the flag that they set. */
+/* SIGINT, SIGTERM and SIGUSR1 ask for a stop, also those that were held back so far; the flag that
+ * they set. */
 const volatile sig_atomic_t *qy_door_catch_stop(void);
+/* The same without a signal. */
+void qy_door_ask_stop(void);
 
 #endif

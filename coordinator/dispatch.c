@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "coordinator/dispatch_state.h"
 #include "coordinator/stitch.h"
+#include "coordinator/stopping.h"
 #include "jobs/store.h"
 
 /* Messages taken in at one poll, so that a flood does not keep the door waiting. */
@@ -379,35 +380,16 @@ static qy_status_t watch_silence(qy_dispatch_t *d, qy_error_t *err)
     return QY_OK;
 }
 
-/* A stop names what was at work: when a rank dies, the launcher asks all others to stop, and its
- * own message names the rank but not the task. */
-static qy_status_t stopped(const qy_dispatch_t *d, qy_error_t *err)
-{
-    char text[384] = "";
-    size_t used = 0;
-    for (int i = 0; d->schedule && i < qy_schedule_count(d->schedule); i++) {
-        const qy_slot_task_t *slot = qy_schedule_at(d->schedule, i);
-        char task[96];
-        if (slot->state != QY_STATE_RUNNING || used + 192 > sizeof text)
-            continue;
-        qy_task_name(&slot->task, task);
-        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s by rank %d on %s",
-                                 used ? ", " : "; at work: ", task, slot->worker,
-                                 d->peer[slot->worker].hello.host);
-    }
-    if (d->phase == QY_RUN_E2E_QP)
-        snprintf(text, sizeof text, "; at work: E2E-QP on all ranks");
-    return qy_fail(err, QY_ERR_STOPPED, "stopped on request%s", text);
-}
-
 static qy_status_t turn(qy_dispatch_t *d, const volatile sig_atomic_t *stop, qy_error_t *err)
 {
-    if (stop && *stop)
-        return stopped(d, err);
+    if (d->asked || (stop && *stop))
+        qy_stopping_begin(d);
     double before = d->messages[0], began = qy_now_s();
     qy_run_phase_t phase = d->phase;
     QY_TRY(take_messages(d, err));
     QY_TRY(watch_silence(d, err));
+    if (d->stopping)
+        return qy_stopping_wait(d, err);
     qy_status_t status = advance(d, err);
     if (d->messages[0] > before && d->phase == phase) /* a phase of its own is other work */
         d->messages[1] += qy_now_s() - began;

@@ -34,7 +34,8 @@ qy_status_t qy_dispatch_create(qy_dispatch_t **out, const qy_plan_t *plan, qy_li
 void qy_dispatch_destroy(qy_dispatch_t **dispatch);
 
 /* Takes in what arrived and does what follows. *done: the run is over (all phases, or it failed;
- * then the status says how). A stop request (*stop ≠ 0) tells the workers and ends with STOPPED. */
+ * then the status says how). A stop request (*stop ≠ 0, or of a worker) tells all workers to save
+ * what they are at and, when they have, ends with STOPPED. */
 qy_status_t qy_dispatch_poll(qy_dispatch_t *dispatch, const volatile sig_atomic_t *stop, int *done,
                              qy_error_t *err);
 

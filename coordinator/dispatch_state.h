@@ -36,6 +36,11 @@ struct qy_dispatch {
     qy_task_list_t tasks;
     qy_schedule_t *schedule; /* of a phase with tasks; else NULL */
 
+    bool asked; /* a worker was asked to stop the run */
+    bool stopping;
+    double stop_began;
+    char at_work[384]; /* then */
+
     bool over;
     qy_error_t end;
 };

@@ -234,8 +234,16 @@ static qy_status_t judge_result(qy_dispatch_t *d, int peer, const qy_result_t *r
         qy_fail(&why, QY_ERR_COMM, "a result for task %d, which it does not have", result->task_id);
         return refuse(d, peer, &why, is_repeated(d, result), err);
     }
-    if (result->error.status == QY_ERR_STOPPED)
-        return qy_fail(err, QY_ERR_STOPPED, "%s", result->error.text);
+    if (result->error.status ==
+        QY_ERR_STOPPED) { /* saved; who was not told by us was by a signal */
+        d->asked = true;
+        return qy_schedule_event(d->schedule,
+                                 &(qy_event_t){.kind = QY_EVENT_TASK_FAILED,
+                                               .worker = peer,
+                                               .task_id = result->task_id,
+                                               .error = result->error},
+                                 err);
+    }
     qy_task_t task = slot->task;
     if (result->error.status != QY_OK)
         return task_failed(d, peer, &task, &result->error, err);
@@ -258,8 +266,8 @@ static qy_status_t take_result(qy_dispatch_t *d, int peer, const qy_message_t *m
     return status;
 }
 
-/* How busy a rank was in E2E-QP, beside what the schedule allows: values of PHASE_DONE are seconds in
- * forward and backward passes, seconds from the first batch on, and the ideal share. */
+/* How busy a rank was in E2E-QP, beside what the schedule allows: values of PHASE_DONE are seconds
+ * in forward and backward passes, seconds from the first batch on, and the ideal share. */
 static qy_status_t log_share(qy_dispatch_t *d, int peer, const qy_result_t *result, qy_error_t *err)
 {
     if (result->n_values != 3 || !(result->values[1] > 0))
@@ -331,6 +339,9 @@ qy_status_t qy_dispatch_receive(qy_dispatch_t *d, int peer, const void *bytes, s
         status = take_phase_done(d, peer, &message, err);
         break;
     case QY_MSG_ALIVE:
+        break;
+    case QY_MSG_ASKED:
+        d->asked = true;
         break;
     default:
         status = refuse_text(d, peer, "a message that only the coordinator sends", err);

@@ -93,10 +93,16 @@ static int64_t staging_bytes(const counts_t *n)
     return times(largest(n->layer, STAGING), F32);
 }
 
+/* Weights, steps and zero points in training, their moments, and the initial steps: what a
+ * checkpoint inside a block holds. */
+static int64_t vars_bytes(const counts_t *n)
+{
+    return plus(times(n->weights, VARS * F32), times(n->groups, (2 * VARS + 1) * F32));
+}
+
 static int64_t block_ap_bytes(const qy_plan_t *plan, const counts_t *n)
 {
-    int64_t batch = plan->spec.block_ap.batch_size;
-    int64_t vars = plus(times(n->weights, VARS * F32), times(n->groups, (2 * VARS + 1) * F32));
+    int64_t batch = plan->spec.block_ap.batch_size, vars = vars_bytes(n);
     /* all of dw, as f16 must see it finite before the first update; the weight that GEMMs take */
     int64_t weights = times(n->weights, F32 + plan->element_bytes);
     return plus(plus(plus(vars, weights), plus(staging_bytes(n), n->code_bytes)),
@@ -175,6 +181,8 @@ static void size_memory(qy_plan_t *plan, const counts_t *n)
         cached = least(cached, spec->resources.host_cache);
     /* A checkpoint's block is widened to f32 on its way, with the next one read ahead. */
     plan->host_bytes = plus(cached, times(n->weights, 2 * F32));
+    if (qy_spec_calibrates(spec)) /* a checkpoint on its way to the disk */
+        plan->host_bytes = plus(plan->host_bytes, vars_bytes(n));
     if (plan->element_bytes == F32)
         plan->host_bytes = plus(plan->host_bytes, plan->device_bytes);
 }
@@ -189,6 +197,9 @@ static void size_disk(qy_plan_t *plan, const counts_t *n)
     int64_t sum = times(times(plan->n_segments - 1, plan->n_samples), sample);
     sum = plus(sum, times(2 * blocks, block));
     sum = plus(sum, times(times(plan->n_samples, length), F32));
+    /* each segment's checkpoint inside a block, while the next is written */
+    if (qy_spec_calibrates(spec))
+        sum = plus(sum, times(2 * least(plan->n_workers, plan->n_segments), vars_bytes(n)));
     if (spec->e2e_qp.present) {
         sum = plus(sum, times(times(plan->e2e_samples, plan->e2e_length), F32));
         if (plan->n_e2e_ranges) /* the teacher's final states */

@@ -5,10 +5,12 @@
  * jobs/task.h. Who speaks:
  *   worker → coordinator   HELLO once; then after each TASK: any number of PROGRESS, one RESULT.
  *                          PHASE_DONE answers E2E. ALIVE whenever nothing else was sent for a second.
+ *                          ASKED where this rank was asked to stop the run (a signal).
  *   coordinator → worker   TASK to an idle worker (one at a time); E2E to all at once;
+ *                          HALT: save what is being worked on, answer its task with STOPPED.
  *                          STOP: finish nothing more, answer nothing, leave.
  *   child → worker         PROGRESS…, RESULT; the socket closing without RESULT means it died.
- *   worker → child         TASK, once.
+ *   worker → child         TASK, once. SIGTERM: save and answer STOPPED.
  * Anything else, a result for a task that the worker does not have, a wrong plan hash, a bad checksum:
  * refused and named by the receiver, nothing lost (the task is pending again).
  */
@@ -28,6 +30,8 @@ typedef enum {
     QY_MSG_PHASE_DONE, /* payload: a result, task_id −1 */
     QY_MSG_ALIVE,
     QY_MSG_STOP,
+    QY_MSG_HALT,
+    QY_MSG_ASKED,
     QY_N_MSGS
 } qy_msg_kind_t;
 

@@ -33,6 +33,12 @@ qy_status_t qy_store_block(char out[QY_PATH_MAX], const qy_plan_t *plan, int64_t
     return qy_path(out, err, "%s/blocks/%03" PRId64 ".h5", plan->spec.run_dir, block);
 }
 
+qy_status_t qy_store_partial(char out[QY_PATH_MAX], const qy_plan_t *plan, int64_t block,
+                             qy_error_t *err)
+{
+    return qy_path(out, err, "%s/blocks/%03" PRId64 ".partial.h5", plan->spec.run_dir, block);
+}
+
 qy_status_t qy_store_model(char out[QY_PATH_MAX], const qy_plan_t *plan, qy_error_t *err)
 {
     return qy_path(out, err, "%s/model/model.h5", plan->spec.run_dir);

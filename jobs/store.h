@@ -20,6 +20,8 @@ qy_status_t qy_store_teacher(char out[QY_PATH_MAX], const qy_plan_t *plan, int64
                              qy_error_t *err); /* segments/teacher/RR.h5 */
 qy_status_t qy_store_block(char out[QY_PATH_MAX], const qy_plan_t *plan, int64_t block,
                            qy_error_t *err); /* blocks/NNN.h5 */
+qy_status_t qy_store_partial(char out[QY_PATH_MAX], const qy_plan_t *plan, int64_t block,
+                             qy_error_t *err); /* blocks/NNN.partial.h5 */
 qy_status_t qy_store_model(char out[QY_PATH_MAX], const qy_plan_t *plan,
                            qy_error_t *err); /* model/model.h5 */
 qy_status_t qy_store_e2e(char out[QY_PATH_MAX], const qy_plan_t *plan, int64_t step,

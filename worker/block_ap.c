@@ -9,6 +9,7 @@
 #include "kernels/fill.h"
 #include "kernels/loss.h"
 #include "kernels/quant.h"
+#include "worker/block_save.h"
 #include "worker/decorate.h"
 
 /* Steps between looks at the losses: each look waits for the device. */
@@ -204,29 +205,55 @@ typedef struct {
     float rates[LOSS_CHECK][3]; /* one per queued step: uploads may still be on their way */
 } train_host_t;
 
+/* The samples' order in the epoch that step belongs to. */
+static void set_order(const qy_block_ap_t *t, int64_t block, int64_t epoch, int64_t *order)
+{
+    int64_t n = t->plan->spec.calibration.samples;
+    for (int64_t i = 0; i < n; i++)
+        order[i] = i;
+    if (t->plan->spec.block_ap.shuffle)
+        qy_random_permutation(order, n, (uint32_t)t->plan->spec.seed, QY_PHASE_SHUFFLE_BLOCK,
+                              ((uint64_t)block << 32) + (uint64_t)epoch);
+}
+
+/* A checkpoint where one is due; STOPPED, with one, where a stop was asked for. Only what has been
+ * looked at is saved. */
+static qy_status_t save_or_stop(qy_block_ap_t *t, const qy_hooks_t *hooks, const float *losses,
+                                int64_t done, qy_error_t *err)
+{
+    qy_error_t stop;
+    int stopped = qy_hooks_check(hooks, &stop) != QY_OK;
+    int due = t->save && done < t->plan->block_ap.steps && qy_block_save_due(t->save);
+    if (t->save && (stopped || due))
+        QY_TRY(qy_block_save_write(t->save, losses, done, stopped, err));
+    if (stopped && err)
+        *err = stop;
+    return stopped ? stop.status : QY_OK;
+}
+
 static qy_status_t train_steps(qy_block_ap_t *t, int64_t block, qy_stream_t *source,
                                qy_stream_t *goal, const qy_hooks_t *hooks, train_host_t *host,
                                qy_error_t *err)
 {
     const qy_plan_t *plan = t->plan;
-    int64_t n = plan->spec.calibration.samples, per_epoch = plan->block_ap.steps_per_epoch;
-    int64_t seen = 0, steps = plan->block_ap.steps, batch = t->f->batch;
+    int64_t per_epoch = plan->block_ap.steps_per_epoch, steps = plan->block_ap.steps;
+    int64_t seen = 0, batch = t->f->batch, ordered = -1;
     double last = 0, began = qy_now_s();
-    for (int64_t step = 0; step < steps; step++) {
+    if (t->save)
+        QY_TRY(qy_block_save_load(t->save, block, host->losses, &seen, err));
+    int64_t first = seen;
+    for (int64_t step = first; step < steps; step++) {
         int64_t epoch = step / per_epoch, at = step % per_epoch * batch;
-        if (at == 0)
-            for (int64_t i = 0; i < n; i++)
-                host->order[i] = i;
-        if (at == 0 && plan->spec.block_ap.shuffle)
-            qy_random_permutation(host->order, n, (uint32_t)plan->spec.seed, QY_PHASE_SHUFFLE_BLOCK,
-                                  ((uint64_t)block << 32) + (uint64_t)epoch);
+        if (epoch != ordered)
+            set_order(t, block, ordered = epoch, host->order);
         QY_TRY(
             one_step(t, step, host->order + at, source, goal, host->rates[step % LOSS_CHECK], err));
-        if ((step + 1) % LOSS_CHECK && step + 1 < steps)
+        int due = qy_hooks_asked(hooks) || (t->save && qy_block_save_due(t->save));
+        if ((step + 1) % LOSS_CHECK && step + 1 < steps && !due)
             continue;
         QY_TRY(look_at_losses(t, block, host->losses, &seen, step + 1, err));
-        QY_TRY(qy_hooks_check(hooks, err));
-        double tokens = (double)((step + 1) * batch * t->f->length);
+        QY_TRY(save_or_stop(t, hooks, host->losses, step + 1, err));
+        double tokens = (double)((step + 1 - first) * batch * t->f->length);
         qy_hooks_progress(hooks, &last,
                           &(qy_progress_t){.kind = QY_TASK_SEGMENT,
                                            .block = block,
@@ -251,6 +278,8 @@ qy_status_t qy_block_ap_train(qy_block_ap_t *t, int64_t block, qy_stream_t *sour
         status = train_steps(t, block, source, goal, hooks, &host, err);
     else
         status = qy_fail(err, QY_ERR_MEMORY, "block %lld: out of host memory", (long long)block);
+    if (t->save)
+        qy_block_save_settle(t->save);
     if (status == QY_OK)
         *losses = (qy_block_ap_losses_t){.first = mean(host.losses, eighth),
                                          .last = mean(host.losses + steps - eighth, eighth)};

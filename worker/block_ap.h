@@ -14,6 +14,8 @@
 #include "worker/forward.h"
 #include "worker/hooks.h"
 
+typedef struct qy_block_save qy_block_save_t; /* worker/block_save.h */
+
 typedef struct {
     const qy_plan_t *plan;
     qy_forward_t *f; /* runs the block; its params.w hold the fake-quantized weights */
@@ -26,7 +28,8 @@ typedef struct {
     qy_tensor_t goal; /* compute (batch × length, hidden) */
     qy_tensor_t dy;
     qy_tensor_t hyper, state, flag, losses;
-    int scaled; /* dynamic loss scaling (f16) */
+    int scaled;            /* dynamic loss scaling (f16) */
+    qy_block_save_t *save; /* checkpoints; set by the owner after take; NULL: none are made */
 } qy_block_ap_t;
 
 /* Losses of a training: means of the step losses over the first and the last eighth of the steps.
@@ -45,8 +48,9 @@ qy_status_t qy_block_ap_start(qy_block_ap_t *t, const qy_block_weights_t *weight
 
 /*
  * The training: batches of source (the quantized model's activations before the block) against goal
- * (the full-precision ones after it), samples [0, plan's training samples). NUMERIC with block,
- * step and last good loss where a loss is not finite.
+ * (the full-precision ones after it), samples [0, plan's training samples), from the block's
+ * checkpoint where there is one. NUMERIC with block, step and last good loss where a loss is not
+ * finite; STOPPED, after saving, at the first step after a stop request.
  */
 qy_status_t qy_block_ap_train(qy_block_ap_t *t, int64_t block, qy_stream_t *source,
                               qy_stream_t *goal, const qy_hooks_t *hooks,

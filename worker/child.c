@@ -54,14 +54,17 @@ static int spawn(pid_t *pid, int child_end, const char *log_path)
     char *const argv[] = {(char *)"quarry", (char *)"task", (char *)"--fd", (char *)"3", NULL};
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
-    sigset_t none;
+    sigset_t held; /* a request to stop waits until the child can hear it */
     char **environment = clean_environment();
     if (!environment)
         return ENOMEM;
-    sigemptyset(&none);
+    sigemptyset(&held);
+    sigaddset(&held, SIGINT);
+    sigaddset(&held, SIGTERM);
+    sigaddset(&held, SIGUSR1);
     posix_spawn_file_actions_init(&actions);
     posix_spawnattr_init(&attributes);
-    posix_spawnattr_setsigmask(&attributes, &none);
+    posix_spawnattr_setsigmask(&attributes, &held);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
     posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log_path,
@@ -189,6 +192,12 @@ qy_status_t qy_child_poll(qy_child_t *child, qy_message_t *message, int *ended, 
     return QY_OK;
 }
 
+void qy_child_stop(const qy_child_t *child)
+{
+    if (child->pid > 0)
+        kill(child->pid, SIGTERM);
+}
+
 void qy_child_destroy(qy_child_t **child)
 {
     qy_child_t *c = *child;
@@ -276,7 +285,7 @@ static qy_status_t receive_task(int fd, qy_task_t *task, qy_error_t *err)
     return status;
 }
 
-qy_status_t qy_child_serve(int fd, qy_error_t *err)
+qy_status_t qy_child_serve(int fd, const volatile sig_atomic_t *stop, qy_error_t *err)
 {
     qy_task_t task;
     qy_result_t result;
@@ -284,7 +293,8 @@ qy_status_t qy_child_serve(int fd, qy_error_t *err)
     size_t n;
     QY_TRY(receive_task(fd, &task, err));
     reporter_t reporter = {.fd = fd, .task_id = task.id};
-    qy_run_task(&task, &(qy_hooks_t){.progress = report, .context = &reporter}, &result);
+    const qy_hooks_t hooks = {.progress = report, .context = &reporter, .stop = stop};
+    qy_run_task(&task, &hooks, &result);
     qy_status_t status = qy_result_encode(&result, &bytes, &n, err);
     if (status == QY_OK) {
         status = send_message(fd, QY_MSG_RESULT, bytes, n, err);

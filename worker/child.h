@@ -7,6 +7,8 @@
 #ifndef QY_WORKER_CHILD_H
 #define QY_WORKER_CHILD_H
 
+#include <signal.h>
+
 #include "jobs/protocol.h"
 
 typedef struct qy_child qy_child_t;
@@ -26,6 +28,9 @@ qy_status_t qy_child_poll(qy_child_t *child, qy_message_t *message, int *ended, 
 /* To wait on with poll(2). */
 int qy_child_fd(const qy_child_t *child);
 
+/* Asks it to save what it is at and to answer with STOPPED. */
+void qy_child_stop(const qy_child_t *child);
+
 /* Kills it where it lives, reaps it, frees. */
 void qy_child_destroy(qy_child_t **child);
 
@@ -36,7 +41,7 @@ void qy_child_destroy(qy_child_t **child);
  * gone. */
 qy_status_t qy_child_settle(qy_error_t *err);
 
-/* Reads the task from fd, runs it, answers on fd. */
-qy_status_t qy_child_serve(int fd, qy_error_t *err);
+/* Reads the task from fd, runs it until it is done or *stop ≠ 0, answers on fd. */
+qy_status_t qy_child_serve(int fd, const volatile sig_atomic_t *stop, qy_error_t *err);
 
 #endif

@@ -13,9 +13,14 @@ void qy_hooks_progress(const qy_hooks_t *hooks, double *last, const qy_progress_
     hooks->progress(hooks->context, progress);
 }
 
+int qy_hooks_asked(const qy_hooks_t *hooks)
+{
+    return hooks->stop && *hooks->stop;
+}
+
 qy_status_t qy_hooks_check(const qy_hooks_t *hooks, qy_error_t *err)
 {
-    if (hooks->stop && *hooks->stop)
+    if (qy_hooks_asked(hooks))
         return qy_fail(err, QY_ERR_STOPPED, "stopped on request");
     return QY_OK;
 }

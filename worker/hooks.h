@@ -16,6 +16,9 @@ typedef struct {
  * caller's memory of when, 0 at first. */
 void qy_hooks_progress(const qy_hooks_t *hooks, double *last, const qy_progress_t *progress);
 
+/* 1 where a stop was asked for. */
+int qy_hooks_asked(const qy_hooks_t *hooks);
+
 /* STOPPED where a stop was asked for. */
 qy_status_t qy_hooks_check(const qy_hooks_t *hooks, qy_error_t *err);
 

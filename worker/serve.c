@@ -22,6 +22,7 @@ struct qy_server {
     qy_child_t *child;
     qy_task_t task; /* the child's */
     double began, last_sent;
+    int asked; /* the coordinator knows that this rank was asked to stop */
 };
 
 static qy_status_t send(qy_server_t *s, qy_msg_kind_t kind, const void *payload, size_t bytes,
@@ -149,6 +150,10 @@ static qy_status_t take_message(qy_server_t *s, const void *bytes, size_t n, int
     case QY_MSG_E2E:
         status = run_e2e(s, err);
         break;
+    case QY_MSG_HALT:
+        if (s->child)
+            qy_child_stop(s->child);
+        break;
     case QY_MSG_STOP:
         qy_child_destroy(&s->child);
         *done = 1;
@@ -190,6 +195,10 @@ static qy_status_t poll_child(qy_server_t *s, qy_error_t *err)
 qy_status_t qy_server_poll(qy_server_t *s, int *done, qy_error_t *err)
 {
     *done = 0;
+    if (!s->asked && s->hooks.stop && *s->hooks.stop) {
+        s->asked = 1;
+        QY_TRY(send(s, QY_MSG_ASKED, NULL, 0, err));
+    }
     while (!*done) {
         void *bytes;
         size_t n;

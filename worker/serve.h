@@ -18,7 +18,7 @@ typedef struct qy_server qy_server_t;
  * and is told to stop. */
 typedef struct {
     qy_pipe_t *pipe;                   /* borrowed; NULL: one rank */
-    const volatile sig_atomic_t *stop; /* looked at after every update */
+    const volatile sig_atomic_t *stop; /* the rank was asked to stop the run */
     void (*turn)(void *context);       /* called after every update; may be NULL */
     void *context;
 } qy_server_hooks_t;

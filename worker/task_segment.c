@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "jobs/finished.h"
 #include "worker/block_ap.h"
+#include "worker/block_save.h"
 #include "worker/decorate.h"
 #include "worker/run_task.h"
 
@@ -42,7 +43,8 @@ static qy_status_t open_memory(segment_t *s, qy_error_t *err)
     QY_TRY(take(s, &measure, err));
     QY_TRY(qy_device_alloc(s->work->dev, &s->memory, measure.peak, err));
     qy_arena_init(&s->arena, "segment", s->memory, measure.peak);
-    return take(s, &s->arena, err);
+    QY_TRY(take(s, &s->arena, err));
+    return s->training ? qy_block_save_create(&s->trainer.save, &s->trainer, err) : QY_OK;
 }
 
 /* Both streams from a capture's files, range by range. */
@@ -200,6 +202,8 @@ static qy_status_t do_block(segment_t *s, int64_t block, qy_error_t *err)
     status = quantize_block(s, block, &weights, &q, &losses, err);
     qy_qblock_free(&q);
     if (status == QY_OK)
+        qy_block_save_drop(s->plan, block);
+    if (status == QY_OK)
         qy_hooks_progress(s->work->hooks, &last,
                           &(qy_progress_t){.task_id = s->task->id,
                                            .kind = QY_TASK_SEGMENT,
@@ -251,6 +255,7 @@ qy_status_t qy_task_segment(const qy_work_t *work, const qy_task_t *task, qy_res
                    .training = plan->spec.quantize.method == QY_METHOD_BLOCK_AP &&
                                plan->block_ap.steps > 0};
     qy_status_t status = walk(&s, err);
+    qy_block_save_destroy(&s.trainer.save);
     qy_stream_destroy(&s.input);
     qy_stream_destroy(&s.target);
     qy_forward_free(&s.forward);

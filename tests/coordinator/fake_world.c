@@ -103,6 +103,9 @@ void world_act(world_t *w, int peer, const qy_message_t *message)
         assert_string_equal(task.run_dir, w->run->plan->spec.run_dir);
         answer_e2e(w, peer);
         break;
+    case QY_MSG_HALT: /* it has no task: those were answered at once */
+        w->told_to_halt[peer] = true;
+        break;
     case QY_MSG_STOP:
         w->told_to_leave[peer] = true;
         break;

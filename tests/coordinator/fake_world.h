@@ -22,7 +22,9 @@ struct world {
     volatile sig_atomic_t stop;
     trick_t trick;
     int played;                    /* times the trick was done */
+    qy_task_t kept;                /* one that a trick has kept for later */
     bool told_to_leave[MAX_PEERS]; /* STOP */
+    bool told_to_halt[MAX_PEERS];  /* HALT */
     int n_tasks[QY_N_TASK_KINDS];  /* given out */
     int n_e2e, n_exports, n_blocks_done;
     char phases[256];                 /* names of those that were done, in order */

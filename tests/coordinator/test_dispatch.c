@@ -364,10 +364,52 @@ static void test_stop(void **state)
     w.turns_left = -1;
     assert_int_equal(world_drive(&w, &done, &err), QY_ERR_STOPPED);
     assert_true(done && w.told_to_leave[0] && w.told_to_leave[1]);
+    assert_true(w.told_to_halt[0] && w.told_to_halt[1]);
     world_end(&w);
     assert_int_equal(world_count_entries(&run, QY_LEDGER_STOP, "stopped"), 1);
     world_finish_run(&run, 3);
     world_check_perplexities(&run, QY_VARIANT_FINAL);
+    fake_run_destroy(&run);
+}
+
+static bool keep_working(world_t *w, int peer, const qy_task_t *task)
+{
+    if (w->played > 0 || peer != 1)
+        return false;
+    w->kept = *task;
+    return true;
+}
+
+/* Nothing is given out any more, and the run is over only when what was at work has been saved. A
+ * worker that was asked to stop the run is as good as the launcher. */
+static void test_stop_waits(void **state)
+{
+    (void)state;
+    fake_run_t run;
+    world_t w;
+    int done;
+    qy_error_t err;
+    fake_run_create(&run, false, 'A');
+    world_begin(&w, &run, 2);
+    w.trick = keep_working;
+    w.turns_left = 4;
+    world_say_hello_all(&w);
+    assert_int_equal(world_drive(&w, &done, &err), QY_OK);
+    fake_say(w.link, 0, QY_MSG_ASKED, NULL, 0);
+    w.turns_left = 4;
+    assert_int_equal(world_drive(&w, &done, &err), QY_OK);
+    assert_true(w.told_to_halt[0] && w.told_to_halt[1] && !done && !w.told_to_leave[1]);
+    int given[QY_N_TASK_KINDS];
+    memcpy(given, w.n_tasks, sizeof given);
+    world_fail_task(&w, 1, &w.kept, QY_ERR_STOPPED, "stopped on request");
+    w.turns_left = -1;
+    assert_int_equal(world_drive(&w, &done, &err), QY_ERR_STOPPED);
+    assert_non_null(strstr(err.text, "at work: capture"));
+    assert_non_null(strstr(err.text, "by rank 1"));
+    assert_true(done && w.told_to_leave[1]);
+    assert_memory_equal(given, w.n_tasks, sizeof given);
+    world_end(&w);
+    world_finish_run(&run, 2);
     fake_run_destroy(&run);
 }
 
@@ -392,8 +434,8 @@ static void test_worker_stopped(void **state)
     w.trick = stopped_by_signal;
     world_say_hello_all(&w);
     assert_int_equal(world_drive(&w, &done, &err), QY_ERR_STOPPED);
-    assert_string_equal(err.text,
-                        "stopped on request"); /* at once, not as a failed task in the end */
+    /* not as a failed task in the end */
+    assert_memory_equal(err.text, "stopped on request", strlen("stopped on request"));
     assert_true(w.told_to_leave[0] && w.told_to_leave[1]);
     world_end(&w);
     fake_run_destroy(&run);
@@ -442,6 +484,7 @@ int main(void)
         cmocka_unit_test(test_lost_devices),
         cmocka_unit_test(test_e2e_needs_all),
         cmocka_unit_test(test_stop),
+        cmocka_unit_test(test_stop_waits),
         cmocka_unit_test(test_worker_stopped),
         cmocka_unit_test(test_torn_block),
     };

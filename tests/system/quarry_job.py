@@ -1,5 +1,5 @@
 """What the system tests share: small jobs on the tiny models that ship with the project, and looks at run directories."""
-import hashlib, os, signal, subprocess, sys, tempfile, time
+import hashlib, json, os, shutil, signal, struct, subprocess, sys, tempfile, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DATA = os.path.join(os.path.dirname(HERE), "data")
@@ -29,6 +29,35 @@ def write_job(folder, name="job.yaml", run_dir="run", text=TOY, **keys):
     path = os.path.join(folder, name)
     with open(path, "w") as out:
         out.write(text.format(data=DATA, run_dir=os.path.join(folder, run_dir), text=short_text(folder), **keys))
+    return path
+
+
+def random_llama(folder, blocks, hidden=32, mlp=32, vocab=2048):
+    """A Llama of `blocks` small blocks, weights from a counter, with the tokenizer of the tiny Llama."""
+    path = os.path.join(folder, "model")
+    os.mkdir(path)
+    shutil.copy(os.path.join(DATA, "models/tiny-llama-kjv/tokenizer.json"), path)
+    config = dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_size=hidden, intermediate_size=mlp, num_hidden_layers=blocks,
+                  num_attention_heads=hidden // 16, num_key_value_heads=hidden // 16, head_dim=16, vocab_size=vocab, max_position_embeddings=64, rms_norm_eps=1e-5,
+                  tie_word_embeddings=True, dtype="float16", hidden_act="silu")
+    with open(os.path.join(path, "config.json"), "w") as f:
+        json.dump(config, f)
+    shapes = {"model.embed_tokens.weight": [vocab, hidden], "model.norm.weight": [hidden]}
+    for b in range(blocks):
+        p = f"model.layers.{b}."
+        shapes.update({p + f"self_attn.{n}_proj.weight": [hidden, hidden] for n in "qkvo"})
+        shapes.update({p + "mlp.gate_proj.weight": [mlp, hidden], p + "mlp.up_proj.weight": [mlp, hidden], p + "mlp.down_proj.weight": [hidden, mlp],
+                       p + "input_layernorm.weight": [hidden], p + "post_attention_layernorm.weight": [hidden]})
+    header, data = {}, b""
+    for i, (name, shape) in enumerate(sorted(shapes.items())):
+        n = shape[0] * (shape[1] if len(shape) > 1 else 1)
+        values = [1.0] * n if len(shape) == 1 else [((i * 7919 + j * 104729) % 2001 - 1000) / 10000 for j in range(n)]
+        raw = struct.pack(f"<{n}e", *values)
+        header[name] = dict(dtype="F16", shape=shape, data_offsets=[len(data), len(data) + len(raw)])
+        data += raw
+    text = json.dumps(header).encode()
+    with open(os.path.join(path, "model.safetensors"), "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text + data)
     return path
 
 
