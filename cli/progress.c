@@ -97,13 +97,33 @@ static void block_bytes(const qy_plan_t *plan, int64_t *dense, int64_t *packed)
     }
 }
 
+/* One line of the table: a variant's size, then its perplexity or its accuracies, in percent. */
 static void print_row(FILE *file, const qy_plan_t *plan, const qy_ledger_t *ledger,
                       const char *name, qy_variant_t variant, int64_t bytes)
 {
     fprintf(file, "  %-24s %10.1f MB", name, megabytes(bytes));
-    for (int i = 0; i < plan->spec.n_evaluate; i++)
-        fprintf(file, "  %14.3f", qy_results_perplexity(ledger, plan, i, variant));
+    for (int i = 0; i < plan->spec.n_evaluate; i++) {
+        qy_accuracy_t a;
+        if (!plan->spec.evaluate[i].task[0])
+            fprintf(file, "  %14.3f", qy_results_perplexity(ledger, plan, i, variant));
+        else if (qy_results_accuracy(ledger, plan, i, variant, &a))
+            fprintf(file, "  %6.2f, %6.2f", 100 * a.accuracy, 100 * a.by_bytes);
+        else
+            fprintf(file, "  %14s", "-");
+    }
     fprintf(file, "\n");
+}
+
+static void print_title(FILE *file, const qy_plan_t *plan)
+{
+    bool tasks = false;
+    fprintf(file, "\n  %-24s %13s", "model", "linear layers");
+    for (int i = 0; i < plan->spec.n_evaluate; i++) {
+        bool task = plan->spec.evaluate[i].task[0] != '\0';
+        fprintf(file, "  %s %10.10s", task ? "acc" : "ppl", plan->spec.evaluate[i].name);
+        tasks = tasks || task;
+    }
+    fprintf(file, "%s\n", tasks ? "  (acc: %, and by bytes)" : "");
 }
 
 static void print_table(const qy_plan_t *plan, const qy_ledger_t *ledger, FILE *file)
@@ -114,10 +134,7 @@ static void print_table(const qy_plan_t *plan, const qy_ledger_t *ledger, FILE *
     int rtn = plan->spec.quantize.method == QY_METHOD_RTN;
     snprintf(name, sizeof name, "%s w%d", rtn ? "rtn" : "Block-AP",
              (int)plan->spec.quantize.weights.bits);
-    fprintf(file, "\n  %-24s %13s", "model", "linear layers");
-    for (int i = 0; i < plan->spec.n_evaluate; i++)
-        fprintf(file, "  ppl %10.10s", plan->spec.evaluate[i].name);
-    fprintf(file, "\n");
+    print_title(file, plan);
     print_row(file, plan, ledger, "original", QY_VARIANT_ORIGINAL, dense);
     print_row(file, plan, ledger, "rounded (RTN, min-max)", QY_VARIANT_ROUNDED, packed);
     print_row(file, plan, ledger, name, QY_VARIANT_STITCHED, packed);

@@ -3,9 +3,11 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "coordinator/results.h"
+#include "jobs/store.h"
 
 enum { DIGEST_DIGITS = 16 };
 
@@ -63,23 +65,57 @@ static bool find_cut(const qy_ledger_t *ledger, const char *start, int64_t *n_ra
     return false;
 }
 
+/* All values of a text or task under a variant, range after range; NULL where some are missing. The
+ * caller frees. */
+static double *read_values(const qy_ledger_t *ledger, const qy_plan_t *plan, int text,
+                           qy_variant_t variant, int64_t *n, int64_t *length)
+{
+    char start[QY_EVALUATION_TAG_MAX], tag[QY_EVALUATION_TAG_MAX];
+    int64_t n_ranges = 0;
+    double *values = NULL;
+    *n = 0;
+    tag_start(start, plan, text, variant);
+    if (!find_cut(ledger, start, &n_ranges, length))
+        return NULL;
+    for (int64_t r = 0; r < n_ranges; r++) {
+        tag_range(tag, start, r, n_ranges, *length);
+        const qy_entry_t *entry = qy_evaluation_find(ledger, tag);
+        double *grown =
+            entry ? realloc(values, (size_t)(*n + entry->n_values) * sizeof *values) : NULL;
+        if (!grown) {
+            free(values);
+            return NULL;
+        }
+        values = grown;
+        memcpy(values + *n, entry->values, (size_t)entry->n_values * sizeof *values);
+        *n += entry->n_values;
+    }
+    return values;
+}
+
 double qy_results_perplexity(const qy_ledger_t *ledger, const qy_plan_t *plan, int text,
                              qy_variant_t variant)
 {
-    char start[QY_EVALUATION_TAG_MAX], tag[QY_EVALUATION_TAG_MAX];
-    int64_t n_ranges = 0, length = 0, windows = 0;
-    double sum = 0.0;
-    tag_start(start, plan, text, variant);
-    if (!find_cut(ledger, start, &n_ranges, &length))
-        return (double)NAN;
-    for (int64_t r = 0; r < n_ranges; r++) {
-        tag_range(tag, start, r, n_ranges, length);
-        const qy_entry_t *entry = qy_evaluation_find(ledger, tag);
-        if (!entry)
-            return (double)NAN;
-        for (int64_t i = 0; i < entry->n_values; i++)
-            sum += entry->values[i];
-        windows += entry->n_values;
-    }
-    return exp(sum / ((double)windows * (double)(length - 1)));
+    int64_t n, length;
+    double *values = read_values(ledger, plan, text, variant, &n, &length), sum = 0.0;
+    for (int64_t i = 0; i < n && values; i++)
+        sum += values[i];
+    bool is_text = values && length > 1;
+    free(values);
+    return is_text ? exp(sum / ((double)n * (double)(length - 1))) : (double)NAN;
+}
+
+bool qy_results_accuracy(const qy_ledger_t *ledger, const qy_plan_t *plan, int text,
+                         qy_variant_t variant, qy_accuracy_t *out)
+{
+    int64_t n, length;
+    qy_choices_t choices = {0};
+    double *values = read_values(ledger, plan, text, variant, &n, &length);
+    bool known =
+        values &&
+        qy_store_read_choices(&choices, plan, plan->spec.evaluate[text].name, NULL) == QY_OK &&
+        choices.n == n && qy_choices_score(&choices, values, out, NULL) == QY_OK;
+    qy_choices_free(&choices);
+    free(values);
+    return known;
 }

@@ -50,7 +50,7 @@ static bool has(const char *path, const qy_plan_t *plan, const char *kind, qy_er
     return qy_store_has(path, plan, kind, why);
 }
 
-/* Reads it, because the file of another text may have this name. */
+/* These two read it, because the file of another text may have this name. */
 static bool has_tokens(const qy_plan_t *plan, const char *name)
 {
     int32_t *tokens = NULL;
@@ -61,12 +61,23 @@ static bool has_tokens(const qy_plan_t *plan, const char *name)
     return true;
 }
 
+static bool has_choices(const qy_plan_t *plan, const char *name)
+{
+    qy_choices_t choices;
+    if (qy_store_read_choices(&choices, plan, name, NULL) != QY_OK)
+        return false;
+    qy_choices_free(&choices);
+    return true;
+}
+
 static bool all_tokens(const qy_plan_t *plan)
 {
     bool all = plan->n_samples == 0 || has_tokens(plan, "calibration");
     all = all && (!plan->spec.e2e_qp.present || has_tokens(plan, "e2e"));
-    for (int i = 0; i < plan->spec.n_evaluate; i++)
-        all = all && has_tokens(plan, plan->spec.evaluate[i].name);
+    for (int i = 0; i < plan->spec.n_evaluate && all; i++) {
+        const qy_evaluate_spec_t *e = &plan->spec.evaluate[i];
+        all = e->task[0] ? has_choices(plan, e->name) : has_tokens(plan, e->name);
+    }
     return all;
 }
 
@@ -218,25 +229,60 @@ static qy_status_t segment_tasks(qy_task_list_t *out, const qy_plan_t *plan, qy_
 
 /* --- evaluate --------------------------------------------------------------------------------- */
 
+/* What an evaluation is cut into: range r is values [first[r], first[r + 1]). */
+typedef struct {
+    int n_ranges;
+    int64_t first[QY_EVALUATE_RANGES + 1];
+    double cost[QY_EVALUATE_RANGES]; /* tokens */
+    int64_t length;                  /* of a window; 0 for a zero-shot task */
+} cut_t;
+
+static qy_status_t cut_text(cut_t *cut, const qy_plan_t *plan, const char *name, qy_error_t *err)
+{
+    int32_t *tokens = NULL;
+    int64_t windows = 0;
+    QY_TRY(qy_store_read_tokens(&tokens, &windows, &cut->length, plan, name, err));
+    free(tokens);
+    cut->n_ranges = (int)qy_plan_evaluate_ranges(windows, cut->length);
+    for (int r = 0; r < cut->n_ranges; r++) {
+        int64_t n;
+        qy_plan_range(windows, cut->n_ranges, r, &cut->first[r], &n);
+        cut->first[r + 1] = cut->first[r] + n;
+        cut->cost[r] = (double)n * (double)cut->length;
+    }
+    return QY_OK;
+}
+
+_Static_assert((int)QY_CHOICES_RANGES <= (int)QY_EVALUATE_RANGES, "ranges of a task fit a cut");
+
+static qy_status_t cut_task(cut_t *cut, const qy_plan_t *plan, const char *name, qy_error_t *err)
+{
+    qy_choices_t task;
+    QY_TRY(qy_store_read_choices(&task, plan, name, err));
+    cut->n_ranges = qy_choices_cut(&task, plan->arch.max_positions, cut->first);
+    for (int r = 0; r < cut->n_ranges; r++)
+        for (int64_t i = cut->first[r]; i < cut->first[r + 1]; i++)
+            cut->cost[r] += (double)qy_choices_padded(task.choice[i].n, plan->arch.max_positions);
+    qy_choices_free(&task);
+    return QY_OK;
+}
+
 static void add_evaluations(qy_task_list_t *list, const qy_plan_t *plan, const qy_ledger_t *ledger,
-                            int text, int64_t windows, int64_t length)
+                            int text, const cut_t *cut)
 {
     int n_variants = plan->spec.e2e_qp.present ? QY_VARIANT_FINAL + 1 : QY_VARIANT_STITCHED + 1;
-    int64_t n_ranges = qy_plan_evaluate_ranges(windows, length);
     for (int variant = 0; variant < n_variants; variant++)
-        for (int64_t r = 0; r < n_ranges; r++) {
+        for (int r = 0; r < cut->n_ranges; r++) {
             char tag[QY_EVALUATION_TAG_MAX];
-            int64_t first, n;
-            qy_plan_range(windows, n_ranges, r, &first, &n);
             qy_task_t *task = list_add(list, plan, QY_TASK_EVALUATE, r);
             task->variant = variant;
             task->text = text;
-            task->cost = (double)n * (double)length;
-            list->n_values[task->id] = n;
-            list->length[task->id] = length;
-            qy_evaluation_tag(tag, plan, task, n_ranges, length);
+            task->cost = cut->cost[r];
+            list->n_values[task->id] = cut->first[r + 1] - cut->first[r];
+            list->length[task->id] = cut->length;
+            qy_evaluation_tag(tag, plan, task, cut->n_ranges, cut->length);
             const qy_entry_t *entry = qy_evaluation_find(ledger, tag);
-            list->done[task->id] = entry && entry->n_values == n;
+            list->done[task->id] = entry && entry->n_values == list->n_values[task->id];
         }
 }
 
@@ -246,16 +292,15 @@ static qy_status_t evaluation_tasks(qy_task_list_t *out, const qy_plan_t *plan,
     QY_TRY(
         list_create(out, (int64_t)plan->spec.n_evaluate * QY_N_VARIANTS * QY_EVALUATE_RANGES, err));
     for (int i = 0; i < plan->spec.n_evaluate; i++) {
-        int32_t *tokens = NULL;
-        int64_t windows = 0, length = 0;
-        qy_status_t status = qy_store_read_tokens(&tokens, &windows, &length, plan,
-                                                  plan->spec.evaluate[i].name, err);
+        const qy_evaluate_spec_t *e = &plan->spec.evaluate[i];
+        cut_t cut = {0};
+        qy_status_t status =
+            e->task[0] ? cut_task(&cut, plan, e->name, err) : cut_text(&cut, plan, e->name, err);
         if (status != QY_OK) {
             qy_task_list_free(out);
             return status;
         }
-        free(tokens);
-        add_evaluations(out, plan, ledger, i, windows, length);
+        add_evaluations(out, plan, ledger, i, &cut);
     }
     return QY_OK;
 }
@@ -269,7 +314,7 @@ static qy_status_t confirm_values(const qy_task_list_t *list, const qy_result_t 
                        (long long)result->n_values, (long long)expected);
     for (int64_t i = 0; i < expected; i++)
         if (!isfinite(result->values[i]))
-            return qy_fail(err, QY_ERR_NUMERIC, "window %lld of the range: log likelihood %g",
+            return qy_fail(err, QY_ERR_NUMERIC, "value %lld of the range: log likelihood %g",
                            (long long)i, result->values[i]);
     return QY_OK;
 }

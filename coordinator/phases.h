@@ -39,7 +39,7 @@ typedef struct {
     qy_task_t *task;
     bool *done;
     int64_t *n_values; /* that the task's result carries */
-    int64_t *length;   /* evaluate: tokens of a window */
+    int64_t *length;   /* evaluate: tokens of a window; 0 for a zero-shot task */
 } qy_task_list_t;
 
 /* All tasks of a phase with tasks, done ones included. */

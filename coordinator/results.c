@@ -118,15 +118,28 @@ static double perplexity(const qy_run_state_t *s, int text, int variant)
                      : (double)NAN;
 }
 
+static bool accuracy(const qy_run_state_t *s, int text, int variant, qy_accuracy_t *out)
+{
+    return s->ledger && qy_results_accuracy(s->ledger, s->plan, text, (qy_variant_t)variant, out);
+}
+
+static void print_variants(FILE *file, const char *title, int width)
+{
+    fprintf(file, "\n%-20s", title);
+    for (int v = 0; v < QY_N_VARIANTS; v++)
+        fprintf(file, " %*s", width, qy_variant_name((qy_variant_t)v));
+    fprintf(file, "\n");
+}
+
 static void print_perplexities(FILE *file, const qy_run_state_t *s)
 {
-    if (s->plan->spec.n_evaluate == 0)
-        return;
-    fprintf(file, "\n%-20s", "perplexity");
-    for (int v = 0; v < QY_N_VARIANTS; v++)
-        fprintf(file, " %10s", qy_variant_name((qy_variant_t)v));
-    fprintf(file, "\n");
+    bool first = true;
     for (int i = 0; i < s->plan->spec.n_evaluate; i++) {
+        if (s->plan->spec.evaluate[i].task[0])
+            continue;
+        if (first)
+            print_variants(file, "perplexity", 10);
+        first = false;
         fprintf(file, "%-20s", s->plan->spec.evaluate[i].name);
         for (int v = 0; v < QY_N_VARIANTS; v++) {
             double x = perplexity(s, i, v);
@@ -135,6 +148,27 @@ static void print_perplexities(FILE *file, const qy_run_state_t *s)
             else
                 fprintf(file, " %10s", "-");
         }
+        fprintf(file, "\n");
+    }
+}
+
+/* In percent: plain, then by bytes. */
+static void print_accuracies(FILE *file, const qy_run_state_t *s)
+{
+    bool first = true;
+    for (int i = 0; i < s->plan->spec.n_evaluate; i++) {
+        qy_accuracy_t a;
+        if (!s->plan->spec.evaluate[i].task[0])
+            continue;
+        if (first)
+            print_variants(file, "accuracy, by bytes %", 14);
+        first = false;
+        fprintf(file, "%-20s", s->plan->spec.evaluate[i].name);
+        for (int v = 0; v < QY_N_VARIANTS; v++)
+            if (accuracy(s, i, v, &a))
+                fprintf(file, "  %6.2f %6.2f", 100 * a.accuracy, 100 * a.by_bytes);
+            else
+                fprintf(file, " %14s", "-");
         fprintf(file, "\n");
     }
 }
@@ -189,10 +223,33 @@ static json_t *perplexity_array(const qy_run_state_t *s)
 {
     json_t *array = json_array();
     for (int i = 0; array && i < s->plan->spec.n_evaluate; i++) {
+        if (s->plan->spec.evaluate[i].task[0])
+            continue;
         json_t *object = json_pack("{s:s}", "text", s->plan->spec.evaluate[i].name);
         for (int v = 0; object && v < QY_N_VARIANTS; v++)
             json_object_set_new(object, qy_variant_name((qy_variant_t)v),
                                 real(perplexity(s, i, v)));
+        json_array_append_new(array, object);
+    }
+    return array;
+}
+
+static json_t *accuracy_array(const qy_run_state_t *s)
+{
+    json_t *array = json_array();
+    for (int i = 0; array && i < s->plan->spec.n_evaluate; i++) {
+        if (!s->plan->spec.evaluate[i].task[0])
+            continue;
+        json_t *object = json_pack("{s:s}", "task", s->plan->spec.evaluate[i].name);
+        for (int v = 0; object && v < QY_N_VARIANTS; v++) {
+            qy_accuracy_t a;
+            json_t *value = json_null();
+            if (accuracy(s, i, v, &a))
+                value = json_pack("{s:I, s:f, s:f, s:f, s:f}", "items", (json_int_t)a.n_items,
+                                  "accuracy", a.accuracy, "error", a.error, "by_bytes", a.by_bytes,
+                                  "by_bytes_error", a.by_bytes_error);
+            json_object_set_new(object, qy_variant_name((qy_variant_t)v), value);
+        }
         json_array_append_new(array, object);
     }
     return array;
@@ -204,7 +261,7 @@ static json_t *to_json(const qy_run_state_t *s)
     int64_t left = s->plan->arch.n_blocks - s->n_done - s->n_running;
     return json_pack(
         "{s:o, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:{s:I, s:I, s:I, s:I}, "
-        "s:o, s:o}",
+        "s:o, s:o, s:o}",
         "run_dir", text_or_null(s->plan->spec.run_dir), "plan_hash", s->plan->hash, "state",
         s->state, "error", text_or_null(s->error), "phase", text_or_null(s->phase), "host",
         text_or_null(live ? s->holder.host : ""), "pid",
@@ -214,7 +271,7 @@ static json_t *to_json(const qy_run_state_t *s)
         real(s->last_event_s), "eta_s", real(s->eta_s), "latest", latest_object(s), "blocks",
         "total", (json_int_t)s->plan->arch.n_blocks, "done", (json_int_t)s->n_done, "running",
         (json_int_t)s->n_running, "left", (json_int_t)left, "block", block_array(s), "perplexity",
-        perplexity_array(s));
+        perplexity_array(s), "accuracy", accuracy_array(s));
 }
 
 static qy_status_t print_json(FILE *file, const qy_run_state_t *s, qy_error_t *err)
@@ -243,6 +300,7 @@ qy_status_t qy_results_print_status(const char *run_dir, int json, FILE *file, q
         print_running(file, &s);
         print_blocks(file, &s);
         print_perplexities(file, &s);
+        print_accuracies(file, &s);
     }
     qy_run_state_free(&s);
     return status;

@@ -5,11 +5,17 @@
 
 #include "coordinator/ledger.h"
 #include "jobs/plan.h"
+#include "model/choices.h"
 
 /* Perplexity of text i by variant from the ledger's evaluation values, NLL added in f64 in window
  * order; NAN where it has not been evaluated whole. exp(Σ nll / (windows (T − 1))). */
 double qy_results_perplexity(const qy_ledger_t *ledger, const qy_plan_t *plan, int text,
                              qy_variant_t variant);
+
+/* Accuracy at zero-shot task i of spec.evaluate by variant; false where it has not been evaluated
+ * whole. Reads tokens/NAME.h5 for what is right. */
+bool qy_results_accuracy(const qy_ledger_t *ledger, const qy_plan_t *plan, int text,
+                         qy_variant_t variant, qy_accuracy_t *out);
 
 /* What is known of a block; NAN what is not. */
 typedef struct {

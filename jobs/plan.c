@@ -167,7 +167,7 @@ static qy_status_t digest_evaluations(qy_plan_t *plan, digests_t *digests, qy_er
     QY_TRY(qy_digest_tokenizer(plan->spec.model, tokenizer, err));
     for (int i = 0; i < plan->spec.n_evaluate; i++) {
         const qy_evaluate_spec_t *e = &plan->spec.evaluate[i];
-        QY_TRY(digest_of_file(digests, "evaluate", e->text, text, err));
+        QY_TRY(digest_of_file(digests, "evaluate", e->task[0] ? e->task : e->text, text, err));
         QY_TRY(
             qy_digest_evaluation(text, tokenizer, e->sequence_length, plan->eval_digest[i], err));
     }

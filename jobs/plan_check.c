@@ -76,6 +76,14 @@ static qy_status_t check_text(const char *what, const char *path, int64_t length
     return QY_OK;
 }
 
+static qy_status_t check_task(const char *what, const char *path, qy_error_t *err)
+{
+    bool tokenizes = false;
+    if (!ends_in(path, ".jsonl"))
+        return qy_fail(err, QY_ERR_UNSUPPORTED, "%s: %s: a task is a .mc.jsonl file", what, path);
+    return check_text(what, path, 1, &tokenizes, err);
+}
+
 static qy_status_t check_texts(const qy_plan_t *plan, qy_error_t *err)
 {
     const qy_spec_t *spec = &plan->spec;
@@ -92,6 +100,11 @@ static qy_status_t check_texts(const qy_plan_t *plan, qy_error_t *err)
     for (int i = 0; i < spec->n_evaluate; i++) {
         char what[QY_NAME_MAX + 16];
         snprintf(what, sizeof what, "evaluate %s", spec->evaluate[i].name);
+        if (spec->evaluate[i].task[0]) {
+            QY_TRY(check_task(what, spec->evaluate[i].task, err));
+            tokenizes = true;
+            continue;
+        }
         QY_TRY(check_length(plan, what, spec->evaluate[i].sequence_length, err));
         QY_TRY(check_text(what, spec->evaluate[i].text, spec->evaluate[i].sequence_length,
                           &tokenizes, err));

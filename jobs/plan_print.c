@@ -64,7 +64,7 @@ static void print_tokens(const qy_plan_t *plan, FILE *file)
     if (spec->e2e_qp.present)
         fprintf(file, " e2e_qp %" PRId64 " windows of %" PRId64 ";", plan->e2e_samples,
                 plan->e2e_length);
-    fprintf(file, " %d evaluation text%s\n", spec->n_evaluate, spec->n_evaluate == 1 ? "" : "s");
+    fprintf(file, " %d evaluation%s\n", spec->n_evaluate, spec->n_evaluate == 1 ? "" : "s");
 }
 
 static void print_phases(const qy_plan_t *plan, FILE *file)
@@ -81,10 +81,15 @@ static void print_phases(const qy_plan_t *plan, FILE *file)
                 spec->e2e_qp.loss == QY_LOSS_DISTILL ? "distill" : "next-token", plan->e2e.steps,
                 plan->e2e.warmup, spec->e2e_qp.batch_size, plan->e2e.lr,
                 spec->e2e_qp.lr_unit == QY_LR_UNIT_STEP ? "in units of the step" : "absolute");
-    for (int i = 0; i < spec->n_evaluate; i++)
-        fprintf(file, "evaluate   %s: %s, windows of %" PRId64 ", %d models\n",
-                spec->evaluate[i].name, spec->evaluate[i].text, spec->evaluate[i].sequence_length,
-                spec->e2e_qp.present ? QY_N_VARIANTS : QY_N_VARIANTS - 1);
+    for (int i = 0; i < spec->n_evaluate; i++) {
+        const qy_evaluate_spec_t *e = &spec->evaluate[i];
+        fprintf(file, "evaluate   %s: %s, ", e->name, e->task[0] ? e->task : e->text);
+        if (e->task[0])
+            fprintf(file, "zero-shot task, ");
+        else
+            fprintf(file, "windows of %" PRId64 ", ", e->sequence_length);
+        fprintf(file, "%d models\n", spec->e2e_qp.present ? QY_N_VARIANTS : QY_N_VARIANTS - 1);
+    }
     for (int i = 0; i < spec->n_export; i++)
         fprintf(file, "export     %s\n", spec->export_format[i]);
 }

@@ -163,9 +163,13 @@ static int64_t walks_bytes(const qy_plan_t *plan, const counts_t *n)
         most = walk_bytes(plan, n, plan->spec.calibration.sequence_length);
     if (plan->n_e2e_ranges)
         most = largest(most, walk_bytes(plan, n, plan->e2e_length));
-    for (int i = 0; i < plan->spec.n_evaluate; i++)
-        most = largest(most, plus(walk_bytes(plan, n, plan->spec.evaluate[i].sequence_length),
-                                  rtn_bytes(plan, n)));
+    for (int i = 0; i < plan->spec.n_evaluate; i++) {
+        /* A task's sequences go side by side up to WALK_TOKENS; few are longer. */
+        int64_t length = plan->spec.evaluate[i].sequence_length;
+        if (plan->spec.evaluate[i].task[0])
+            length = least(WALK_TOKENS, plan->arch.max_positions);
+        most = largest(most, plus(walk_bytes(plan, n, length), rtn_bytes(plan, n)));
+    }
     return most;
 }
 

@@ -209,7 +209,7 @@ static qy_status_t read_rows(const reader_t *reader, qy_spec_t *out)
 static void settle_lengths(qy_spec_t *out)
 {
     for (int i = 0; i < out->n_evaluate; i++)
-        if (out->evaluate[i].sequence_length == 0)
+        if (out->evaluate[i].sequence_length == 0 && !out->evaluate[i].task[0])
             out->evaluate[i].sequence_length = out->calibration.sequence_length;
 }
 
@@ -233,6 +233,22 @@ static const qy_yaml_t *place(const reader_t *reader, const char *path)
     return node ? node : deepest;
 }
 
+/* A text or a task, not both; windows are a text's. */
+static qy_status_t check_judge(const reader_t *reader, const qy_yaml_t *node, int i,
+                               const qy_evaluate_spec_t *e)
+{
+    if (e->text[0] && e->task[0])
+        return qy_yaml_fail(qy_yaml_get(node, "task"), reader->err,
+                            "evaluate.%d: has a text and a task; make two entries of it", i);
+    if (!e->text[0] && !e->task[0])
+        return qy_yaml_fail(node, reader->err,
+                            "evaluate.%d.text is missing: a text or a task is measured", i);
+    if (e->task[0] && e->sequence_length)
+        return qy_yaml_fail(qy_yaml_get(node, "sequence_length"), reader->err,
+                            "evaluate.%d.sequence_length: a task has no windows", i);
+    return QY_OK;
+}
+
 static qy_status_t check_evaluate(const reader_t *reader, const qy_spec_t *spec)
 {
     const qy_yaml_t *list = qy_yaml_get(reader->root, "evaluate");
@@ -249,6 +265,7 @@ static qy_status_t check_evaluate(const reader_t *reader, const qy_spec_t *spec)
                 return qy_yaml_fail(node, reader->err,
                                     "evaluate.%d.name: \"%s\" is also the name of evaluate.%d", i,
                                     name, j);
+        QY_TRY(check_judge(reader, list->items[i], i, &spec->evaluate[i]));
     }
     return QY_OK;
 }

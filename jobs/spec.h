@@ -21,11 +21,12 @@ typedef enum { QY_LOSS_NEXT_TOKEN, QY_LOSS_DISTILL } qy_e2e_loss_t;
 
 enum { QY_MAX_EVALUATE = 16, QY_MAX_EXPORT = 8, QY_FORMAT_NAME_MAX = 32 };
 
-/* One text that the run is judged by. */
+/* What the run is judged by: the perplexity of a text, or the accuracy at a zero-shot task. */
 typedef struct {
     char name[QY_NAME_MAX];
-    char text[QY_PATH_MAX];
-    int64_t sequence_length;
+    char text[QY_PATH_MAX]; /* one of text and task is empty */
+    char task[QY_PATH_MAX];
+    int64_t sequence_length; /* 0 for a task: its items are as long as they are */
 } qy_evaluate_spec_t;
 
 /* A number that may be "auto" is then NAN (real) or 0 (whole). */

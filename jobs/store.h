@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "jobs/plan.h"
+#include "model/choices.h"
 #include "model/h5.h"
 
 enum { QY_SCHEMA_VERSION = 1 };
@@ -51,6 +52,10 @@ int64_t qy_store_e2e_last(const qy_plan_t *plan, qy_error_t *err);
  * caller frees. Windows of calibration: training, then validation. */
 qy_status_t qy_store_read_tokens(int32_t **out, int64_t *n, int64_t *length, const qy_plan_t *plan,
                                  const char *name, qy_error_t *err);
+
+/* The sequences of a zero-shot task, from tokens/NAME.h5; qy_choices_free. */
+qy_status_t qy_store_read_choices(qy_choices_t *out, const qy_plan_t *plan, const char *name,
+                                  qy_error_t *err);
 
 /* Phase "tokens": makes every token file that is not there yet, or is of another text. FORMAT where a text
  * is shorter than a window, or has a token that the model does not know. */

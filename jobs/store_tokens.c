@@ -1,5 +1,5 @@
 /* Token files: made from the texts once, read by every task. */
-#include "jobs/store.h"
+#include "jobs/store_inner.h"
 #include "jobs/spec_table.h"
 #include "model/text.h"
 
@@ -21,14 +21,14 @@ static const char *digest_of(const qy_plan_t *plan, const char *name)
     return NULL;
 }
 
-static qy_status_t open_tokens(qy_h5_t **out, const qy_plan_t *plan, const char *name,
-                               qy_error_t *err)
+qy_status_t qy_store_open_set(qy_h5_t **out, const qy_plan_t *plan, const char *name,
+                              const char *kind, qy_error_t *err)
 {
     char path[QY_PATH_MAX], found[65];
     const char *digest = digest_of(plan, name);
     qy_h5_t *file = NULL;
     QY_TRY(qy_store_tokens(path, plan, name, err));
-    QY_TRY(qy_store_open(&file, path, plan, "tokens", err));
+    QY_TRY(qy_store_open(&file, path, plan, kind, err));
     qy_status_t status = QY_OK;
     if (digest)
         status = qy_h5_get_string(file, "digest", found, sizeof found, err);
@@ -41,10 +41,28 @@ static qy_status_t open_tokens(qy_h5_t **out, const qy_plan_t *plan, const char 
     return status;
 }
 
-static bool has_tokens(const qy_plan_t *plan, const char *name)
+qy_status_t qy_store_create_set(qy_h5_t **out, const qy_plan_t *plan, const char *name,
+                                const char *kind, qy_error_t *err)
+{
+    char path[QY_PATH_MAX];
+    const char *digest = digest_of(plan, name);
+    qy_h5_t *file = NULL;
+    QY_TRY(qy_store_tokens(path, plan, name, err));
+    QY_TRY(qy_h5_create(&file, path, err));
+    qy_status_t status = qy_store_mark(file, plan, kind, err);
+    if (status == QY_OK && digest)
+        status = qy_h5_set_string(file, "digest", digest, err);
+    if (status == QY_OK)
+        *out = file;
+    else
+        qy_h5_close(&file);
+    return status;
+}
+
+bool qy_store_has_set(const qy_plan_t *plan, const char *name, const char *kind)
 {
     qy_h5_t *file = NULL;
-    bool has = open_tokens(&file, plan, name, NULL) == QY_OK;
+    bool has = qy_store_open_set(&file, plan, name, kind, NULL) == QY_OK;
     qy_h5_close(&file);
     return has;
 }
@@ -63,17 +81,10 @@ static qy_status_t check_ids(const int32_t *ids, int64_t n, int64_t vocab, const
 static qy_status_t write_tokens(const qy_plan_t *plan, const char *name, int32_t *ids, int64_t n,
                                 int64_t length, qy_error_t *err)
 {
-    char path[QY_PATH_MAX];
-    const char *digest = digest_of(plan, name);
     const qy_tensor_t t = qy_tensor_2d(ids, QY_I32, n, length);
     qy_h5_t *file = NULL;
-    QY_TRY(qy_store_tokens(path, plan, name, err));
-    QY_TRY(qy_h5_create(&file, path, err));
-    qy_status_t status = qy_store_mark(file, plan, "tokens", err);
-    if (status == QY_OK && digest)
-        status = qy_h5_set_string(file, "digest", digest, err);
-    if (status == QY_OK)
-        status = qy_h5_write(file, "ids", &t, err);
+    QY_TRY(qy_store_create_set(&file, plan, name, "tokens", err));
+    qy_status_t status = qy_h5_write(file, "ids", &t, err);
     if (status == QY_OK)
         status = qy_h5_commit(&file, err);
     qy_h5_close(&file);
@@ -107,7 +118,7 @@ qy_status_t qy_store_read_tokens(int32_t **out, int64_t *n, int64_t *length, con
 {
     qy_h5_t *file = NULL;
     qy_tensor_t t;
-    QY_TRY(open_tokens(&file, plan, name, err));
+    QY_TRY(qy_store_open_set(&file, plan, name, "tokens", err));
     qy_status_t status = read_ids(file, plan, out, &t, err);
     qy_h5_close(&file);
     if (status == QY_OK) {
@@ -135,6 +146,13 @@ static void drop_text(maker_t *maker)
     maker->path[0] = '\0';
 }
 
+static qy_status_t need_tokenizer(maker_t *maker, qy_error_t *err)
+{
+    if (maker->tokenizer)
+        return QY_OK;
+    return qy_tokenizer_open(&maker->tokenizer, maker->plan->spec.model, err);
+}
+
 static qy_status_t take_text(maker_t *maker, const char *path, qy_text_mode_t mode, qy_error_t *err)
 {
     if (strcmp(maker->path, path) == 0 && maker->mode == mode)
@@ -142,8 +160,8 @@ static qy_status_t take_text(maker_t *maker, const char *path, qy_text_mode_t mo
     drop_text(maker);
     size_t n = strlen(path);
     bool ids = n > 4 && strcmp(path + n - 4, ".npy") == 0;
-    if (!ids && !maker->tokenizer)
-        QY_TRY(qy_tokenizer_open(&maker->tokenizer, maker->plan->spec.model, err));
+    if (!ids)
+        QY_TRY(need_tokenizer(maker, err));
     QY_TRY(qy_text_read(&maker->text, path, maker->tokenizer, mode, err));
     maker->mode = mode;
     qy_status_t status = qy_path(maker->path, err, "%s", path);
@@ -204,7 +222,7 @@ static qy_status_t make_calibration(maker_t *maker, qy_error_t *err)
     const qy_spec_t *spec = &plan->spec;
     int64_t length = spec->calibration.sequence_length;
     int32_t *ids = NULL;
-    if (plan->n_samples == 0 || has_tokens(plan, "calibration"))
+    if (plan->n_samples == 0 || qy_store_has_set(plan, "calibration", "tokens"))
         return QY_OK;
     QY_TRY(take_windows(maker, spec->calibration.text, spec->calibration.samples,
                         spec->calibration.validation_samples, length, QY_PHASE_CALIBRATION, &ids,
@@ -219,7 +237,7 @@ static qy_status_t make_e2e(maker_t *maker, qy_error_t *err)
     const qy_plan_t *plan = maker->plan;
     const qy_spec_t *spec = &plan->spec;
     int32_t *ids = NULL;
-    if (!spec->e2e_qp.present || has_tokens(plan, "e2e"))
+    if (!spec->e2e_qp.present || qy_store_has_set(plan, "e2e", "tokens"))
         return QY_OK;
     /* The same text by content, not by path: paths are not in the plan hash. */
     qy_phase_t phase = plan->e2e_own_text ? QY_PHASE_E2E : QY_PHASE_CALIBRATION;
@@ -236,7 +254,7 @@ static qy_status_t make_evaluation(maker_t *maker, const qy_evaluate_spec_t *e, 
 {
     int64_t length = e->sequence_length;
     int32_t prefix[MAX_PREFIX];
-    if (has_tokens(maker->plan, e->name))
+    if (qy_store_has_set(maker->plan, e->name, "tokens"))
         return QY_OK;
     QY_TRY(take_text(maker, e->text, QY_TEXT_JOIN, err));
     const qy_text_t *text = &maker->text;
@@ -261,6 +279,14 @@ static qy_status_t make_evaluation(maker_t *maker, const qy_evaluate_spec_t *e, 
     return status;
 }
 
+static qy_status_t make_task(maker_t *maker, const qy_evaluate_spec_t *e, qy_error_t *err)
+{
+    if (qy_store_has_set(maker->plan, e->name, "choices"))
+        return QY_OK;
+    QY_TRY(need_tokenizer(maker, err));
+    return qy_store_make_choices(maker->plan, e, maker->tokenizer, err);
+}
+
 qy_status_t qy_store_make_tokens(const qy_plan_t *plan, qy_error_t *err)
 {
     char folder[QY_PATH_MAX];
@@ -273,8 +299,10 @@ qy_status_t qy_store_make_tokens(const qy_plan_t *plan, qy_error_t *err)
     qy_status_t status = make_calibration(maker, err);
     if (status == QY_OK)
         status = make_e2e(maker, err);
-    for (int i = 0; i < plan->spec.n_evaluate && status == QY_OK; i++)
-        status = make_evaluation(maker, &plan->spec.evaluate[i], err);
+    for (int i = 0; i < plan->spec.n_evaluate && status == QY_OK; i++) {
+        const qy_evaluate_spec_t *e = &plan->spec.evaluate[i];
+        status = e->task[0] ? make_task(maker, e, err) : make_evaluation(maker, e, err);
+    }
     drop_text(maker);
     qy_tokenizer_close(&maker->tokenizer);
     free(maker);

@@ -135,19 +135,27 @@ qy_status_t qy_block_acts_take(qy_block_acts_t *acts, const qy_block_t *block, i
                            err);
 }
 
-qy_block_acts_t qy_block_acts_narrow(const qy_block_acts_t *acts, int64_t batch)
+qy_block_acts_t qy_block_acts_reshape(const qy_block_acts_t *acts, int64_t batch, int64_t length)
 {
     qy_block_acts_t out = *acts;
+    int64_t old = acts->batch * acts->length, tokens = batch * length;
     out.batch = batch;
+    out.length = length;
     for (int s = 0; s < QY_N_SLOTS; s++)
         if (acts->slot[s].data)
-            out.slot[s].shape[0] = acts->slot[s].shape[0] / acts->batch * batch;
+            out.slot[s].shape[0] = acts->slot[s].shape[0] / old * tokens;
     for (int i = 0; i < QY_N_NORMS; i++) {
-        out.mean[i].shape[0] = acts->mean[i].shape[0] / acts->batch * batch;
-        out.rstd[i].shape[0] = acts->rstd[i].shape[0] / acts->batch * batch;
+        out.mean[i].shape[0] = acts->mean[i].shape[0] / old * tokens;
+        out.rstd[i].shape[0] = acts->rstd[i].shape[0] / old * tokens;
     }
     out.lse.shape[0] = batch;
+    out.lse.shape[2] = length;
     return out;
+}
+
+qy_block_acts_t qy_block_acts_narrow(const qy_block_acts_t *acts, int64_t batch)
+{
+    return qy_block_acts_reshape(acts, batch, acts->length);
 }
 
 qy_status_t qy_block_grads_take(qy_block_grads_t *grads, const qy_block_t *block, int64_t batch,

@@ -89,6 +89,8 @@ qy_status_t qy_block_acts_take(qy_block_acts_t *acts, const qy_block_t *block, i
                                int64_t length, qy_arena_t *arena, qy_error_t *err);
 /* acts for fewer sequences than it was taken for (a last, partial batch). */
 qy_block_acts_t qy_block_acts_narrow(const qy_block_acts_t *acts, int64_t batch);
+/* acts for sequences of another length, of no more tokens in all than it was taken for. */
+qy_block_acts_t qy_block_acts_reshape(const qy_block_acts_t *acts, int64_t batch, int64_t length);
 qy_status_t qy_block_grads_take(qy_block_grads_t *grads, const qy_block_t *block, int64_t batch,
                                 int64_t length, qy_arena_t *arena, qy_error_t *err);
 

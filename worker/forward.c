@@ -88,6 +88,13 @@ void qy_forward_free(qy_forward_t *f)
     f->memory = NULL;
 }
 
+void qy_forward_reshape(qy_forward_t *f, int64_t batch, int64_t length)
+{
+    f->acts = qy_block_acts_reshape(&f->acts, batch, length);
+    f->batch = batch;
+    f->length = length;
+}
+
 qy_status_t qy_forward_load_original(qy_forward_t *f, int64_t block, qy_error_t *err)
 {
     qy_block_weights_t w;
@@ -187,15 +194,7 @@ qy_status_t qy_forward_error(qy_forward_t *f, qy_stream_t *source, qy_stream_t *
     return QY_OK;
 }
 
-/* Arena memory for a phase at the model's rim, where no block is at work. */
-typedef struct {
-    void *memory;
-    qy_outer_t outer;
-    qy_ids_t ids;
-    qy_head_work_t work;
-} rim_t;
-
-static qy_status_t rim_take(rim_t *rim, const qy_forward_t *f, int parts, qy_arena_t *arena,
+static qy_status_t rim_take(qy_rim_t *rim, const qy_forward_t *f, int parts, qy_arena_t *arena,
                             qy_error_t *err)
 {
     QY_TRY(qy_outer_take(&rim->outer, f->dev, &f->model->arch, parts, arena, err));
@@ -204,10 +203,10 @@ static qy_status_t rim_take(rim_t *rim, const qy_forward_t *f, int parts, qy_are
     return qy_head_work_take(&rim->work, &rim->outer, f->batch * f->length, 0, arena, err);
 }
 
-static qy_status_t rim_open(rim_t *rim, const qy_forward_t *f, int parts, qy_error_t *err)
+qy_status_t qy_rim_open(qy_rim_t *rim, const qy_forward_t *f, int parts, qy_error_t *err)
 {
     qy_arena_t measure, arena;
-    *rim = (rim_t){0};
+    *rim = (qy_rim_t){0};
     qy_arena_init(&measure, "embedding and head", NULL, 0);
     QY_TRY(rim_take(rim, f, parts, &measure, err));
     QY_TRY(qy_device_alloc(f->dev, &rim->memory, measure.peak, err));
@@ -220,33 +219,47 @@ static qy_status_t rim_open(rim_t *rim, const qy_forward_t *f, int parts, qy_err
     return status;
 }
 
-qy_status_t qy_forward_embed(qy_forward_t *f, qy_stream_t *stream, int64_t first, int64_t n,
-                             const int32_t *tokens, qy_error_t *err)
+void qy_rim_close(qy_rim_t *rim, const qy_forward_t *f)
 {
-    rim_t rim;
-    qy_status_t status = QY_OK;
-    QY_TRY(rim_open(&rim, f, QY_OUTER_EMBEDDING, err));
+    if (rim->memory)
+        qy_device_free(f->dev, &rim->memory);
+}
+
+qy_status_t qy_rim_embed(qy_rim_t *rim, qy_forward_t *f, qy_stream_t *stream, int64_t first,
+                         int64_t n, const int32_t *tokens, qy_error_t *err)
+{
+    if (rim->ids.length != f->length)
+        QY_TRY(qy_ids_reshape(&rim->ids, &rim->outer, f->batch, f->length, err));
     for (int64_t at = 0; at < n; at += f->batch) {
         int64_t count = min64(f->batch, n - at);
         qy_tensor_t x = qy_tensor_slice(&f->x, 0, count * f->length);
-        QY_TRY_GOTO(qy_embed(&rim.outer, &rim.ids, tokens + at * f->length, count, &x, err), close);
-        QY_TRY_GOTO(qy_stream_store(stream, first + at, count, x.data, err), close);
+        QY_TRY(qy_embed(&rim->outer, &rim->ids, tokens + at * f->length, count, &x, err));
+        QY_TRY(qy_stream_store(stream, first + at, count, x.data, err));
     }
-close:
-    qy_device_free(f->dev, &rim.memory);
+    return QY_OK;
+}
+
+qy_status_t qy_forward_embed(qy_forward_t *f, qy_stream_t *stream, int64_t first, int64_t n,
+                             const int32_t *tokens, qy_error_t *err)
+{
+    qy_rim_t rim;
+    QY_TRY(qy_rim_open(&rim, f, QY_OUTER_EMBEDDING, err));
+    qy_status_t status = qy_rim_embed(&rim, f, stream, first, n, tokens, err);
+    qy_rim_close(&rim, f);
     return status;
 }
 
-/* Losses of a batch, already in work->loss, into one sum per sample. */
-static qy_status_t sum_losses(const qy_forward_t *f, const rim_t *rim, int64_t n, float *rows,
-                              double *nll, qy_error_t *err)
+qy_status_t qy_rim_losses(qy_rim_t *rim, qy_forward_t *f, qy_stream_t *stream, int64_t first,
+                          int64_t n, const int32_t *tokens, float *losses, qy_error_t *err)
 {
-    size_t bytes = (size_t)(n * f->length) * sizeof *rows;
-    QY_TRY(qy_device_download(f->dev, rows, rim->work.loss.data, bytes, err));
-    for (int64_t i = 0; i < n; i++) {
-        nll[i] = 0;
-        for (int64_t t = 0; t + 1 < f->length; t++)
-            nll[i] += (double)rows[i * f->length + t];
+    for (int64_t at = 0; at < n; at += f->batch) {
+        int64_t count = min64(f->batch, n - at), rows = count * f->length;
+        qy_tensor_t x = qy_tensor_slice(&f->x, 0, rows);
+        QY_TRY(load_batch(stream, first + at, count, x.data, err));
+        QY_TRY(qy_head_next_token(&rim->outer, &rim->work, &x, tokens + at * f->length, count,
+                                  f->length, 1.0f, NULL, err));
+        QY_TRY(qy_device_download(f->dev, losses + at * f->length, rim->work.loss.data,
+                                  (size_t)rows * sizeof *losses, err));
     }
     return QY_OK;
 }
@@ -254,24 +267,20 @@ static qy_status_t sum_losses(const qy_forward_t *f, const rim_t *rim, int64_t n
 qy_status_t qy_forward_nll(qy_forward_t *f, qy_stream_t *stream, int64_t first, int64_t n,
                            const int32_t *tokens, double *nll, qy_error_t *err)
 {
-    rim_t rim;
-    qy_status_t status = QY_OK;
-    float *rows = malloc((size_t)(f->batch * f->length) * sizeof *rows);
-    if (!rows)
+    qy_rim_t rim;
+    float *losses = malloc((size_t)(n * f->length) * sizeof *losses);
+    if (!losses)
         return qy_fail(err, QY_ERR_MEMORY, "losses: out of host memory");
-    QY_TRY_GOTO(rim_open(&rim, f, QY_OUTER_HEAD, err), free_rows);
-    for (int64_t at = 0; at < n; at += f->batch) {
-        int64_t count = min64(f->batch, n - at);
-        qy_tensor_t x = qy_tensor_slice(&f->x, 0, count * f->length);
-        QY_TRY_GOTO(load_batch(stream, first + at, count, x.data, err), close);
-        QY_TRY_GOTO(qy_head_next_token(&rim.outer, &rim.work, &x, tokens + at * f->length, count,
-                                       f->length, 1.0f, NULL, err),
-                    close);
-        QY_TRY_GOTO(sum_losses(f, &rim, count, rows, nll + at, err), close);
+    qy_status_t status = qy_rim_open(&rim, f, QY_OUTER_HEAD, err);
+    if (status == QY_OK) {
+        status = qy_rim_losses(&rim, f, stream, first, n, tokens, losses, err);
+        qy_rim_close(&rim, f);
     }
-close:
-    qy_device_free(f->dev, &rim.memory);
-free_rows:
-    free(rows);
+    for (int64_t i = 0; i < n && status == QY_OK; i++) {
+        nll[i] = 0;
+        for (int64_t t = 0; t + 1 < f->length; t++)
+            nll[i] += (double)losses[i * f->length + t];
+    }
+    free(losses);
     return status;
 }

@@ -42,6 +42,9 @@ qy_status_t qy_forward_create(qy_forward_t *f, qy_device_t *dev, const qy_model_
                               qy_error_t *err);
 void qy_forward_free(qy_forward_t *f);
 
+/* For samples of another shape: of no more tokens and no greater length than it was made for. */
+void qy_forward_reshape(qy_forward_t *f, int64_t batch, int64_t length);
+
 /* Puts a block's weights into f->params: the checkpoint's, or a finished quantized block's. */
 qy_status_t qy_forward_load_original(qy_forward_t *f, int64_t block, qy_error_t *err);
 qy_status_t qy_forward_load_quantized(qy_forward_t *f, const qy_qblock_t *qblock, qy_error_t *err);
@@ -63,5 +66,27 @@ qy_status_t qy_forward_embed(qy_forward_t *f, qy_stream_t *stream, int64_t first
  * block), f64: nll[i] of sample first + i. */
 qy_status_t qy_forward_nll(qy_forward_t *f, qy_stream_t *stream, int64_t first, int64_t n,
                            const int32_t *tokens, double *nll, qy_error_t *err);
+
+/*
+ * What stands at the model's rim, for callers that embed or score samples of several shapes: the
+ * embedding (QY_OUTER_EMBEDDING) or the final norm and the head (QY_OUTER_HEAD), loaded, with work
+ * space for as many tokens as f's shape has at opening. It serves on after qy_forward_reshape.
+ */
+typedef struct {
+    void *memory; /* device, owned */
+    qy_outer_t outer;
+    qy_ids_t ids;
+    qy_head_work_t work;
+} qy_rim_t;
+
+qy_status_t qy_rim_open(qy_rim_t *rim, const qy_forward_t *f, int parts, qy_error_t *err);
+void qy_rim_close(qy_rim_t *rim, const qy_forward_t *f);
+
+qy_status_t qy_rim_embed(qy_rim_t *rim, qy_forward_t *f, qy_stream_t *stream, int64_t first,
+                         int64_t n, const int32_t *tokens, qy_error_t *err);
+/* losses, host (n × length): −log p of the token after each one; of a sample's last token nothing
+ * that counts. */
+qy_status_t qy_rim_losses(qy_rim_t *rim, qy_forward_t *f, qy_stream_t *stream, int64_t first,
+                          int64_t n, const int32_t *tokens, float *losses, qy_error_t *err);
 
 #endif

@@ -75,6 +75,23 @@ free_weights:
     return status;
 }
 
+/* Learned positions of every token of the batch. */
+static qy_status_t load_positions(const qy_ids_t *ids, const qy_outer_t *outer, qy_error_t *err)
+{
+    int64_t n = ids->batch * ids->length;
+    size_t bytes = (size_t)n * sizeof(int32_t);
+    int32_t *host = malloc(bytes);
+    if (!host)
+        return qy_fail(err, QY_ERR_MEMORY, "position ids: %zu bytes of host memory", bytes);
+    for (int64_t i = 0; i < n; i++)
+        host[i] = (int32_t)(i % ids->length + outer->arch->position_offset);
+    qy_status_t status = qy_device_upload(outer->dev, ids->positions.data, host, bytes, err);
+    if (status == QY_OK)
+        status = qy_device_wait(outer->dev, err);
+    free(host);
+    return status;
+}
+
 qy_status_t qy_ids_take(qy_ids_t *ids, const qy_outer_t *outer, int64_t batch, int64_t length,
                         qy_arena_t *arena, qy_error_t *err)
 {
@@ -83,17 +100,19 @@ qy_status_t qy_ids_take(qy_ids_t *ids, const qy_outer_t *outer, int64_t batch, i
     QY_TRY(qy_arena_1d(arena, &ids->positions, QY_I32, batch * length, err));
     if (!arena->base || !outer->arch->learned_positions)
         return QY_OK;
-    size_t bytes = qy_tensor_bytes(&ids->positions);
-    int32_t *host = malloc(bytes);
-    if (!host)
-        return qy_fail(err, QY_ERR_MEMORY, "position ids: %zu bytes of host memory", bytes);
-    for (int64_t i = 0; i < batch * length; i++)
-        host[i] = (int32_t)(i % length + outer->arch->position_offset);
-    qy_status_t status = qy_device_upload(outer->dev, ids->positions.data, host, bytes, err);
-    if (status == QY_OK)
-        status = qy_device_wait(outer->dev, err);
-    free(host);
-    return status;
+    return load_positions(ids, outer, err);
+}
+
+qy_status_t qy_ids_reshape(qy_ids_t *ids, const qy_outer_t *outer, int64_t batch, int64_t length,
+                           qy_error_t *err)
+{
+    if (batch * length > qy_tensor_count(&ids->tokens))
+        return qy_fail(err, QY_ERR_ARG, "token ids of %lld sequences of %lld, %lld fit",
+                       (long long)batch, (long long)length,
+                       (long long)qy_tensor_count(&ids->tokens));
+    ids->batch = batch;
+    ids->length = length;
+    return outer->arch->learned_positions ? load_positions(ids, outer, err) : QY_OK;
 }
 
 qy_status_t qy_embed(const qy_outer_t *outer, qy_ids_t *ids, const int32_t *tokens, int64_t n,

@@ -39,6 +39,9 @@ typedef struct {
 
 qy_status_t qy_ids_take(qy_ids_t *ids, const qy_outer_t *outer, int64_t batch, int64_t length,
                         qy_arena_t *arena, qy_error_t *err);
+/* For batches of another shape, of no more tokens in all. */
+qy_status_t qy_ids_reshape(qy_ids_t *ids, const qy_outer_t *outer, int64_t batch, int64_t length,
+                           qy_error_t *err);
 /* tokens: n × length ids on the host, n ≤ batch. */
 qy_status_t qy_embed(const qy_outer_t *outer, qy_ids_t *ids, const int32_t *tokens, int64_t n,
                      qy_tensor_t *x, qy_error_t *err);

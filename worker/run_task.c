@@ -19,11 +19,11 @@ int64_t qy_forward_batch(int64_t length)
     return batch < 1 ? 1 : batch;
 }
 
-static int64_t host_cache(const qy_plan_t *plan)
+double qy_work_host_cache(const qy_plan_t *plan)
 {
     if (plan->spec.resources.host_cache > 0)
-        return plan->spec.resources.host_cache;
-    return (int64_t)sysconf(_SC_PHYS_PAGES) * (int64_t)sysconf(_SC_PAGESIZE) / 2;
+        return (double)plan->spec.resources.host_cache;
+    return (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / 2;
 }
 
 qy_status_t qy_work_stream(const qy_work_t *work, int64_t n, int64_t length, int share,
@@ -31,7 +31,7 @@ qy_status_t qy_work_stream(const qy_work_t *work, int64_t n, int64_t length, int
 {
     const qy_plan_t *plan = work->plan;
     size_t sample = (size_t)(length * plan->arch.hidden) * qy_dtype_bytes(work->dev->compute);
-    int in_memory = (double)sample * (double)n * (double)share <= (double)host_cache(plan);
+    int in_memory = (double)sample * (double)n * (double)share <= qy_work_host_cache(plan);
     return qy_stream_create(out, work->dev, n, sample, in_memory, plan->spec.resources.scratch,
                             err);
 }

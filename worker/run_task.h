@@ -6,6 +6,7 @@
 #define QY_WORKER_RUN_TASK_H
 
 #include "jobs/plan.h"
+#include "model/choices.h"
 #include "worker/forward.h"
 #include "worker/hooks.h"
 
@@ -34,6 +35,9 @@ void qy_run_task(const qy_task_t *task, const qy_hooks_t *hooks, qy_result_t *re
 qy_status_t qy_work_stream(const qy_work_t *work, int64_t n, int64_t length, int share,
                            qy_stream_t **out, qy_error_t *err);
 
+/* Bytes of resources.host_cache; auto: half of the host's memory. */
+double qy_work_host_cache(const qy_plan_t *plan);
+
 /* Sequences in a forward-only batch of this length: enough rows to keep GEMMs busy. */
 int64_t qy_forward_batch(int64_t length);
 
@@ -47,9 +51,24 @@ typedef struct {
     void *context;
 } qy_variant_source_t;
 
+/* Puts a block of the variant into f->params. */
+qy_status_t qy_variant_load(qy_forward_t *f, const qy_variant_source_t *source, int64_t block,
+                            qy_error_t *err);
+
 qy_status_t qy_evaluate_windows(qy_device_t *dev, const qy_model_t *model,
                                 const qy_variant_source_t *source, qy_stream_t *stream,
                                 const int32_t *tokens, int64_t n, int64_t length,
+                                const qy_hooks_t *hooks, double *nll, qy_error_t *err);
+
+/*
+ * The same for sequences [first, first + n) of a zero-shot task: nll[i], i < n, is the f64 sum over
+ * the scored tokens of sequence first + i, in their order. Sequences of about the same length go
+ * side by side, padded behind their ends, which causal attention never looks at. Their activations
+ * are held in host memory up to host_cache bytes, beyond that in a file in scratch.
+ */
+qy_status_t qy_evaluate_choices(qy_device_t *dev, const qy_model_t *model,
+                                const qy_variant_source_t *source, const qy_choices_t *choices,
+                                int64_t first, int64_t n, double host_cache, const char *scratch,
                                 const qy_hooks_t *hooks, double *nll, qy_error_t *err);
 
 #endif

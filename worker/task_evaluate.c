@@ -1,4 +1,5 @@
-/* Evaluation: negative log likelihood of windows of a text under one variant of the model. */
+/* Evaluation: negative log likelihood of windows of a text, or of the sequences of a zero-shot
+ * task, under one variant of the model. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -6,8 +7,8 @@
 #include "worker/block_ap.h"
 #include "worker/run_task.h"
 
-static qy_status_t load_block(qy_forward_t *f, const qy_variant_source_t *source, int64_t block,
-                              qy_error_t *err)
+qy_status_t qy_variant_load(qy_forward_t *f, const qy_variant_source_t *source, int64_t block,
+                            qy_error_t *err)
 {
     qy_qblock_t q;
     if (!source->read_block)
@@ -29,7 +30,7 @@ static qy_status_t walk(qy_forward_t *f, const qy_variant_source_t *source, qy_s
     QY_TRY(qy_forward_embed(f, stream, 0, n, tokens, err));
     for (int64_t b = 0; b < blocks; b++) {
         QY_TRY(qy_hooks_check(hooks, err));
-        QY_TRY(load_block(f, source, b, err));
+        QY_TRY(qy_variant_load(f, source, b, err));
         QY_TRY(qy_forward_advance(f, stream, 0, n, err));
         qy_hooks_progress(hooks, &last,
                           &(qy_progress_t){.kind = QY_TASK_EVALUATE,
@@ -119,16 +120,59 @@ static qy_status_t read_rounded(void *context, int64_t block, qy_qblock_t *out, 
     return status;
 }
 
-/* The windows of the task's range under its variant, into result->values. */
-static qy_status_t evaluate_range(const qy_work_t *work, const qy_task_t *task,
-                                  const int32_t *tokens, int64_t n, int64_t length,
+/* What a task evaluates: windows of a text, or sequences of a zero-shot task. */
+typedef struct {
+    int32_t *tokens; /* owned; NULL for a zero-shot task */
+    int64_t length;
+    qy_choices_t choices;
+    int64_t first, n; /* the task's range */
+} subject_t;
+
+static void subject_free(subject_t *s)
+{
+    free(s->tokens);
+    qy_choices_free(&s->choices);
+}
+
+static qy_status_t subject_read(subject_t *s, const qy_plan_t *plan, const qy_task_t *task,
+                                qy_error_t *err)
+{
+    const qy_evaluate_spec_t *e = &plan->spec.evaluate[task->text];
+    int64_t all, starts[QY_CHOICES_RANGES + 1];
+    *s = (subject_t){0};
+    if (!e->task[0]) {
+        QY_TRY(qy_store_read_tokens(&s->tokens, &all, &s->length, plan, e->name, err));
+        qy_plan_range(all, qy_plan_evaluate_ranges(all, s->length), task->range, &s->first, &s->n);
+        return QY_OK;
+    }
+    QY_TRY(qy_store_read_choices(&s->choices, plan, e->name, err));
+    if (task->range < qy_choices_cut(&s->choices, plan->arch.max_positions, starts)) {
+        s->first = starts[task->range];
+        s->n = starts[task->range + 1] - s->first;
+    }
+    return QY_OK;
+}
+
+static qy_status_t evaluate_windows(const qy_work_t *work, const subject_t *s,
+                                    const qy_variant_source_t *source, double *nll, qy_error_t *err)
+{
+    qy_stream_t *stream = NULL;
+    QY_TRY(qy_work_stream(work, s->n, s->length, 1, &stream, err));
+    qy_status_t status = qy_evaluate_windows(work->dev, work->model, source, stream,
+                                             s->tokens + s->first * s->length, s->n, s->length,
+                                             work->hooks, nll, err);
+    qy_stream_destroy(&stream);
+    return status;
+}
+
+/* The task's range under its variant, into result->values. */
+static qy_status_t evaluate_range(const qy_work_t *work, const qy_task_t *task, const subject_t *s,
                                   qy_result_t *result, qy_error_t *err)
 {
     const qy_plan_t *plan = work->plan;
     run_blocks_t run = {.plan = plan, .final = task->variant == QY_VARIANT_FINAL};
     rounder_t rounder = {0};
     qy_variant_source_t source = {.form = qy_plan_form(plan), .context = &run};
-    qy_stream_t *stream = NULL;
     qy_status_t status = QY_OK;
     if (task->variant == QY_VARIANT_ROUNDED) {
         source.context = &rounder;
@@ -137,17 +181,17 @@ static qy_status_t evaluate_range(const qy_work_t *work, const qy_task_t *task,
     } else if (task->variant != QY_VARIANT_ORIGINAL) {
         source.read_block = read_run_block;
     }
-    result->values = malloc((size_t)n * sizeof *result->values);
+    result->values = malloc((size_t)(s->n + 1) * sizeof *result->values);
     if (!result->values)
         status = qy_fail(err, QY_ERR_MEMORY, "evaluation: out of host memory");
-    if (status == QY_OK)
-        status = qy_work_stream(work, n, length, 1, &stream, err);
-    if (status == QY_OK)
-        status = qy_evaluate_windows(work->dev, work->model, &source, stream, tokens, n, length,
+    else if (s->tokens)
+        status = evaluate_windows(work, s, &source, result->values, err);
+    else
+        status = qy_evaluate_choices(work->dev, work->model, &source, &s->choices, s->first, s->n,
+                                     qy_work_host_cache(plan), plan->spec.resources.scratch,
                                      work->hooks, result->values, err);
     if (status == QY_OK)
-        result->n_values = n;
-    qy_stream_destroy(&stream);
+        result->n_values = s->n;
     if (rounder.memory)
         qy_device_free(work->dev, &rounder.memory);
     return status;
@@ -157,16 +201,13 @@ qy_status_t qy_task_evaluate(const qy_work_t *work, const qy_task_t *task, qy_re
                              qy_error_t *err)
 {
     const qy_plan_t *plan = work->plan;
-    int32_t *tokens = NULL;
-    int64_t all, length, first, n;
+    subject_t subject;
     if (task->text < 0 || task->text >= plan->spec.n_evaluate)
         return qy_fail(err, QY_ERR_ARG, "evaluation text %d of %d", (int)task->text,
                        plan->spec.n_evaluate);
-    QY_TRY(qy_store_read_tokens(&tokens, &all, &length, plan, plan->spec.evaluate[task->text].name,
-                                err));
-    qy_plan_range(all, qy_plan_evaluate_ranges(all, length), task->range, &first, &n);
-    qy_status_t status =
-        evaluate_range(work, task, tokens + first * length, n, length, result, err);
-    free(tokens);
+    qy_status_t status = subject_read(&subject, plan, task, err);
+    if (status == QY_OK)
+        status = evaluate_range(work, task, &subject, result, err);
+    subject_free(&subject);
     return status;
 }

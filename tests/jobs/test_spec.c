@@ -102,6 +102,7 @@ static const char full_job[] =
     "evaluate:\n"
     "  - {name: one, text: /1.txt, sequence_length: 99}\n"
     "  - {name: two-2.x, text: /2.npy}\n"
+    "  - {name: three, task: /3.mc.jsonl}\n"
     "export: [gptq, hf]\n"
     "resources: {device: cuda, compute: bf16, gpu_memory: 64GiB, host_cache: 1.5 TB,\n"
     "            scratch: /s, threads: 8, worker_timeout: 30}\n"
@@ -124,9 +125,12 @@ static void test_full(void **state)
     assert_true(s->e2e_qp.lr == 0.30000000000000004 && s->e2e_qp.lr != 0.3);
     assert_int_equal(s->e2e_qp.loss, QY_LOSS_DISTILL);
     assert_string_equal(s->e2e_qp.text, "/a b \"c\" \xc3\xa9.txt");
-    assert_int_equal(s->n_evaluate, 2);
+    assert_int_equal(s->n_evaluate, 3);
     assert_string_equal(s->evaluate[1].name, "two-2.x");
     assert_int_equal(s->evaluate[1].sequence_length, 20); /* calibration's */
+    assert_string_equal(s->evaluate[2].task, "/3.mc.jsonl");
+    assert_string_equal(s->evaluate[2].text, "");
+    assert_int_equal(s->evaluate[2].sequence_length, 0); /* a task has no windows */
     assert_int_equal(s->n_export, 2);
     assert_string_equal(s->export_format[1], "hf");
     assert_true(s->resources.gpu_memory == 64LL << 30);
@@ -224,7 +228,10 @@ static void test_refused(void **state)
         {TINY_JOB, "evaluate=[{name: e2e, text: t.txt}]", "evaluate.0.name: \"e2e\""},
         {TINY_JOB, "evaluate=[{name: a, text: t.txt}, {name: a, text: u.txt}]",
          "--set:1:33|evaluate.1.name: \"a\"|evaluate.0"},
-        {TINY_JOB, "evaluate=[{name: a}]", "evaluate[].text is missing"},
+        {TINY_JOB, "evaluate=[{name: a}]", "evaluate.0.text is missing"},
+        {TINY_JOB, "evaluate=[{name: a, text: t.txt, task: t.mc.jsonl}]", "a text and a task"},
+        {TINY_JOB, "evaluate=[{name: a, task: t.mc.jsonl, sequence_length: 9}]",
+         "--set:1:47|evaluate.0.sequence_length"},
         {TINY_JOB, "e2e_qp={batch_size: 4, micro_batch_size: 3}", "3 does not divide batch_size 4"},
         {TINY_JOB, "seed=[", "--set:2:1"},
     };
