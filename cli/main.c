@@ -15,6 +15,7 @@ typedef struct {
 static const verb_t verbs[] = {
     {"plan", "check a job and print what it will do and need; starts nothing", qy_cmd_plan},
     {"run", "run a job, or go on with it where it stopped", qy_cmd_run},
+    {"submit", "send a job to Slurm; it requeues itself until it is done", qy_cmd_submit},
     {"status", "progress and results of a run directory", qy_cmd_status},
     {"eval", "perplexity of a model (a directory, a GGUF file) or of a run", qy_cmd_eval},
     {"export", "write a finished run as a checkpoint for other engines", qy_cmd_export},
