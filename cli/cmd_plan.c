@@ -5,6 +5,7 @@
 #include "cli/door.h"
 #include "cli/verbs.h"
 #include "jobs/plan.h"
+#include "worker/memory.h"
 
 int qy_cmd_plan(int argc, char **argv)
 {
@@ -42,6 +43,8 @@ int qy_cmd_plan(int argc, char **argv)
                               : qy_fail(&err, QY_ERR_MEMORY, "out of memory");
     if (status == QY_OK)
         status = qy_plan_make(&plan, spec, n, &err);
+    if (status == QY_OK)
+        status = qy_memory_plan(plan, &err);
     if (status == QY_OK && save)
         status = qy_make_dirs(spec->run_dir, &err);
     if (status == QY_OK && save)

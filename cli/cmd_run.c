@@ -13,6 +13,7 @@
 #include "coordinator/lock.h"
 #include "jobs/store.h"
 #include "worker/device_record.h"
+#include "worker/memory.h"
 #include "worker/pipe_mpi.h"
 #include "worker/serve.h"
 
@@ -158,6 +159,8 @@ static qy_status_t prepare(const char *job, const char *const *overrides, int n_
     qy_status_t status = qy_spec_read(spec, job, overrides, n_overrides, err);
     if (status == QY_OK)
         status = qy_plan_make(plan, spec, n_workers, err);
+    if (status == QY_OK)
+        status = qy_memory_plan(*plan, err);
     free(spec);
     return status;
 }

@@ -118,22 +118,37 @@ static qy_status_t take_hello(qy_dispatch_t *d, int peer, const qy_message_t *me
 /* --- progress --------------------------------------------------------------------------------- */
 
 /* Metrics are for looking at: a failure to write them is said once and costs the run nothing. */
-static void measure(qy_dispatch_t *d, int peer, const char *task, const qy_progress_t *progress)
+static void append_metric(qy_dispatch_t *d, const qy_metric_t *numbers, const char *task)
 {
     qy_error_t err;
-    double now = qy_now_s();
-    bool rare =
-        progress->block_done || d->called; /* updates of e2e_qp are few, the curve is wanted */
-    if (!d->metrics || (!rare && now - d->peer[peer].measured < metrics_interval_s))
+    qy_metric_t metric = *numbers;
+    if (!d->metrics)
         return;
-    d->peer[peer].measured = now;
-    qy_metric_t metric = {.worker = peer, .progress = *progress};
     snprintf(metric.phase, sizeof metric.phase, "%s", qy_phase_name(d->phase));
     snprintf(metric.task, sizeof metric.task, "%s", task);
     if (qy_metrics_append(d->metrics, &metric, &err) != QY_OK) {
         qy_log(QY_LOG_WARN, "metrics stop here: %s", err.text);
         qy_metrics_close(&d->metrics);
     }
+}
+
+static void measure(qy_dispatch_t *d, int peer, const char *task, const qy_progress_t *progress)
+{
+    double now = qy_now_s();
+    bool rare =
+        progress->block_done || d->called; /* updates of e2e_qp are few, the curve is wanted */
+    if (!rare && now - d->peer[peer].measured < metrics_interval_s)
+        return;
+    d->peer[peer].measured = now;
+    append_metric(d, &(qy_metric_t){.worker = peer, .progress = *progress}, task);
+}
+
+/* What a finished task, or a stage of E2E-QP, took of its device. */
+static void measure_memory(qy_dispatch_t *d, int peer, const char *task, int64_t device_bytes)
+{
+    qy_metric_t metric = {.worker = peer, .device_bytes = device_bytes};
+    if (device_bytes > 0)
+        append_metric(d, &metric, task);
 }
 
 static qy_status_t take_block(qy_dispatch_t *d, int peer, const qy_slot_task_t *slot,
@@ -189,12 +204,15 @@ static qy_status_t take_progress(qy_dispatch_t *d, int peer, const qy_message_t 
 static qy_status_t task_done(qy_dispatch_t *d, int peer, const qy_task_t *task,
                              const qy_result_t *result, qy_error_t *err)
 {
+    char name[96];
     qy_event_t event = {.kind = QY_EVENT_TASK_DONE, .worker = peer, .task_id = task->id};
     qy_entry_t entry = entry_about(d, QY_LEDGER_DONE, peer, task);
     entry.seconds = result->seconds;
     entry.n_values = result->n_values;
     entry.values = result->values;
     qy_phase_done_text(entry.text, sizeof entry.text, d->plan, &d->tasks, task->id);
+    qy_task_name(task, name);
+    measure_memory(d, peer, name, result->device_bytes);
     QY_TRY(qy_ledger_append(d->ledger, &entry, err)); /* an evaluation's values live only there */
     return qy_schedule_event(d->schedule, &event, err);
 }
@@ -270,6 +288,7 @@ static qy_status_t take_result(qy_dispatch_t *d, int peer, const qy_message_t *m
  * in forward and backward passes, seconds from the first batch on, and the ideal share. */
 static qy_status_t log_share(qy_dispatch_t *d, int peer, const qy_result_t *result, qy_error_t *err)
 {
+    measure_memory(d, peer, "e2e_qp stage", result->device_bytes);
     if (result->n_values != 3 || !(result->values[1] > 0))
         return QY_OK; /* it had nothing to do */
     qy_entry_t entry = entry_about(d, QY_LEDGER_DONE, peer, NULL);

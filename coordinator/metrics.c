@@ -73,6 +73,10 @@ static json_t *real(double x)
 static json_t *to_object(const qy_metric_t *metric)
 {
     const qy_progress_t *p = &metric->progress;
+    if (metric->device_bytes > 0)
+        return json_pack("{s:s, s:s, s:s, s:I, s:I}", "time", metric->time, "phase", metric->phase,
+                         "task", metric->task, "worker", (json_int_t)metric->worker, "device_bytes",
+                         (json_int_t)metric->device_bytes);
     json_t *object = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:o}", "time",
                                metric->time, "phase", metric->phase, "task", metric->task, "worker",
                                (json_int_t)metric->worker, "block", (json_int_t)p->block, "step",
@@ -149,8 +153,9 @@ static int parse_line(qy_metric_t *out, const char *line, size_t n)
                         .validation_before = get_real(object, "validation_before"),
                         .validation_after = get_real(object, "validation_after"),
                         .seconds = get_real(object, "seconds")};
+    int is_progress = is_object && !json_object_get(object, "device_bytes");
     json_decref(object);
-    return is_object;
+    return is_progress;
 }
 
 /* The last max_bytes of the file, from the first line that starts there. */

@@ -44,10 +44,11 @@ typedef struct {
         double lr; /* resolved peak rate */
     } e2e;
 
-    /* Peak bytes, one worker (on the CPU host_bytes holds device_bytes too); stream_bytes: both streams of
-     * a segment; disk: the run directory as a whole, without exports. */
-    int64_t element_bytes; /* of an activation */
-    int64_t device_bytes, host_bytes, stream_bytes, disk_bytes;
+    /* Peak bytes, one worker. cpu_bytes, gpu_bytes: what the device computes with, measured by
+     * worker/memory.h (0 before, and for a device that resources.device rules out); host_bytes: beside
+     * it; stream_bytes: both streams of a segment; disk: the run directory as a whole, without exports. */
+    int64_t element_bytes; /* of an activation; on a device yet unknown the CPU's, which needs more */
+    int64_t cpu_bytes, gpu_bytes, host_bytes, stream_bytes, disk_bytes;
 } qy_plan_t;
 
 /*
@@ -68,6 +69,9 @@ qy_status_t qy_plan_load(qy_plan_t **out, const char *run_dir, qy_error_t *err);
 
 /* For people: blocks, segments, tasks, peak bytes. */
 void qy_plan_print(const qy_plan_t *plan, FILE *file);
+
+/* "1.5 GiB" */
+void qy_plan_bytes_text(char out[32], int64_t bytes);
 
 /* Segment that block belongs to. */
 int64_t qy_plan_segment_of(const qy_plan_t *plan, int64_t block);

@@ -205,12 +205,6 @@ qy_status_t qy_plan_check(const qy_plan_t *plan, const qy_model_t *model, qy_err
 qy_status_t qy_plan_check_fit(const qy_plan_t *plan, qy_error_t *err)
 {
     char folder[QY_PATH_MAX], recorded[QY_PATH_MAX], want[32], have[32];
-    int64_t gpu = plan->spec.resources.gpu_memory;
-    qy_plan_bytes_text(want, plan->device_bytes);
-    qy_plan_bytes_text(have, gpu);
-    if (gpu && strcmp(plan->spec.resources.device, "cpu") != 0 && plan->device_bytes > gpu)
-        return qy_fail(err, QY_ERR_ARG, "a worker needs %s of GPU memory; resources.gpu_memory: %s",
-                       want, have);
     /* A run that is continued has its files already. */
     QY_TRY(qy_path(recorded, err, "%s/plan.json", plan->spec.run_dir));
     if (qy_file_exists(recorded))

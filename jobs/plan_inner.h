@@ -19,10 +19,7 @@ qy_status_t qy_plan_seal(qy_plan_t *plan, qy_digest_fn digest_of, void *context,
 
 /* Everything that can be refused before a run. */
 qy_status_t qy_plan_check(const qy_plan_t *plan, const qy_model_t *model, qy_error_t *err);
-/* The same of memory and disk, the sizes being there. */
+/* The same of disk, the sizes being there. */
 qy_status_t qy_plan_check_fit(const qy_plan_t *plan, qy_error_t *err);
-
-/* "1.5 GiB" */
-void qy_plan_bytes_text(char out[32], int64_t bytes);
 
 #endif

@@ -96,17 +96,26 @@ static void print_phases(const qy_plan_t *plan, FILE *file)
 
 static void print_bytes(const qy_plan_t *plan, FILE *file)
 {
-    char device[32], host[32], streams[32], disk[32];
-    qy_plan_bytes_text(device, plan->device_bytes);
+    char gpu[32], cpu[32], host[32], streams[32], disk[32];
+    qy_plan_bytes_text(gpu, plan->gpu_bytes);
+    qy_plan_bytes_text(cpu, plan->cpu_bytes);
     qy_plan_bytes_text(host, plan->host_bytes);
     qy_plan_bytes_text(streams, plan->stream_bytes);
     qy_plan_bytes_text(disk, plan->disk_bytes);
-    if (plan->element_bytes == 4)
-        fprintf(file, "memory     %s a worker on the CPU (f32): %s to compute with, streams %s\n",
-                host, device, streams);
-    else
-        fprintf(file, "memory     %s of GPU memory and %s of host memory a worker, streams %s\n",
-                device, host, streams);
+    const char *word = "memory";
+    if (plan->gpu_bytes) {
+        fprintf(file,
+                "memory     on a GPU: a worker computes with %s, and with about 0.6 GiB for the "
+                "CUDA context\n",
+                gpu);
+        word = "";
+    }
+    if (plan->cpu_bytes) {
+        fprintf(file, "%-10s on the CPU: a worker computes with %s in f32\n", word, cpu);
+        word = "";
+    }
+    fprintf(file, "%-10s %s of host memory a worker beside that; its streams are %s\n", word, host,
+            streams);
     fprintf(file, "disk       %s at most in the run directory, without exports\n", disk);
 }
 

@@ -94,13 +94,14 @@ static json_t *describe_e2e(const qy_plan_t *plan)
 static qy_status_t plan_text(const qy_plan_t *plan, char **out, qy_error_t *err)
 {
     json_t *root = json_pack(
-        "{s:i, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I}", "schema", QY_SCHEMA_VERSION,
-        "hash", plan->hash, "segments", (json_int_t)plan->n_segments, "workers",
+        "{s:i, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I}", "schema",
+        QY_SCHEMA_VERSION, "hash", plan->hash, "segments", (json_int_t)plan->n_segments, "workers",
         (json_int_t)plan->n_workers, "result_keys",
         json_loads(plan->canonical, JSON_REJECT_DUPLICATES, NULL), "evaluate",
         describe_evaluate(plan), "block_ap", describe_block_ap(plan), "e2e_qp", describe_e2e(plan),
-        "device_bytes", (json_int_t)plan->device_bytes, "host_bytes", (json_int_t)plan->host_bytes,
-        "stream_bytes", (json_int_t)plan->stream_bytes, "disk_bytes", (json_int_t)plan->disk_bytes);
+        "cpu_bytes", (json_int_t)plan->cpu_bytes, "gpu_bytes", (json_int_t)plan->gpu_bytes,
+        "host_bytes", (json_int_t)plan->host_bytes, "stream_bytes", (json_int_t)plan->stream_bytes,
+        "disk_bytes", (json_int_t)plan->disk_bytes);
     char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
     json_decref(root);
     if (!text)

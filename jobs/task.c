@@ -176,6 +176,7 @@ qy_status_t qy_result_encode(const qy_result_t *result, void **bytes, size_t *n,
     qy_put_u32(&out, (uint32_t)result->error.status);
     qy_put_string(&out, result->error.text);
     qy_put_f64(&out, result->seconds);
+    qy_put_i64(&out, result->device_bytes);
     qy_put_i64(&out, result->n_values);
     for (int64_t i = 0; i < result->n_values; i++)
         qy_put_f64(&out, result->values[i]);
@@ -208,6 +209,7 @@ qy_status_t qy_result_decode(qy_result_t *result, const void *bytes, size_t n, q
     uint32_t code = qy_get_u32(&in);
     qy_get_string(&in, read.error.text, sizeof read.error.text);
     read.seconds = qy_get_f64(&in);
+    read.device_bytes = qy_get_i64(&in);
     read.n_values = qy_get_i64(&in);
     if (read.task_id < -1)
         qy_wire_refuse(&in, "a negative id");

@@ -60,6 +60,7 @@ typedef struct {
     qy_task_kind_t kind;
     qy_error_t error; /* status OK: done */
     double seconds;
+    int64_t device_bytes; /* device memory that was allocated at most */
     int64_t n_values;
     double *values; /* evaluate: summed NLL of each window of the range, f64; owned */
 } qy_result_t;

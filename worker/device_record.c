@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "kernels/device.h"
+#include "worker/memory.h"
 
 enum { RECORD_MAX = 64 << 10 };
 
@@ -52,8 +53,15 @@ static qy_status_t record(const char *path, const char *const *values, qy_error_
 
 static qy_status_t open_device(qy_device_t **out, const qy_plan_t *plan, qy_error_t *err)
 {
-    return qy_device_open(out, plan->spec.resources.device, plan->spec.resources.compute,
-                          (int)plan->spec.resources.threads, err);
+    qy_device_t *dev = NULL;
+    QY_TRY(qy_device_open(&dev, plan->spec.resources.device, plan->spec.resources.compute,
+                          (int)plan->spec.resources.threads, err));
+    qy_status_t status = qy_memory_check(plan, dev, err);
+    if (status == QY_OK)
+        *out = dev;
+    else
+        qy_device_close(&dev);
+    return status;
 }
 
 /* Against the record in the run directory; build NULL: whatever it is. */

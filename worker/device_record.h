@@ -13,7 +13,8 @@
 qy_status_t qy_device_record(const qy_plan_t *plan, const char *build, qy_error_t *err);
 
 /* Opens the plan's device for a task or a stage, and checks that it is the one of the record: a
- * worker with another GPU model, or with none, is a DEVICE error that names its host. */
+ * worker with another GPU model, or with none, is a DEVICE error that names its host; one with too
+ * little memory a MEMORY error. */
 qy_status_t qy_device_open_recorded(qy_device_t **out, const qy_plan_t *plan, qy_error_t *err);
 
 /* One GPU for each process of a node: of those that CUDA_VISIBLE_DEVICES lists (where it is unset,

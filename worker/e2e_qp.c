@@ -9,6 +9,7 @@
 #include "kernels/loss.h"
 #include "worker/device_record.h"
 #include "worker/e2e_stage.h"
+#include "worker/memory.h"
 
 /* Largest norm of all gradients together; larger ones are scaled down to it. */
 static const float max_norm = 0.3f;
@@ -167,16 +168,6 @@ static int64_t n_micro(const qy_plan_t *plan)
     return (plan->spec.e2e_qp.batch_size + size - 1) / size;
 }
 
-/* Micro-batches that a rank has under way at most: as many as there are stages from it to the last.
- */
-static int64_t slots_of(const e2e_t *e)
-{
-    int64_t slots = e->n_stages - e->rank, micros = n_micro(e->plan);
-    if (slots < 1)
-        return 1;
-    return slots < micros ? slots : micros;
-}
-
 /*
  * One batch by one-forward-one-backward: a rank goes ahead with forward passes until the last stage
  * has its first one, then alternates. Gradients are added in the order of micro-batches on every
@@ -184,7 +175,8 @@ static int64_t slots_of(const e2e_t *e)
  */
 static qy_status_t run_batch(e2e_t *e, int64_t at, qy_error_t *err)
 {
-    int64_t n = n_micro(e->plan), ahead = slots_of(e) - 1, done = 0;
+    int64_t n = n_micro(e->plan), done = 0;
+    int64_t ahead = qy_e2e_slots(e->plan, e->n_stages, e->rank) - 1;
     e->loss_sum = 0;
     if (e->stage.n == 0)
         return QY_OK;
@@ -358,7 +350,9 @@ static qy_status_t run(e2e_t *e, qy_device_t *dev, const qy_model_t *model, qy_e
     e->n_stages = e->n_ranks < plan->arch.n_blocks ? e->n_ranks : (int)plan->arch.n_blocks;
     QY_TRY(take_host(e, n, length, qy_dtype_bytes(dev->compute), err));
     int64_t first = e->first[e->rank], count = e->first[e->rank + 1] - first;
-    QY_TRY(qy_e2e_stage_open(&e->stage, plan, dev, model, first, count, slots_of(e), err));
+    QY_TRY(qy_e2e_stage_open(&e->stage, plan, dev, model, first, count,
+                             qy_e2e_slots(plan, e->n_stages, e->rank), qy_memory_room(plan, dev),
+                             err));
     qy_status_t status = step > 0 ? qy_e2e_stage_load(&e->stage, step, err) : QY_OK;
     if (status == QY_OK)
         status = train(e, step > 0 ? step : 0, err);
@@ -389,11 +383,13 @@ qy_status_t qy_e2e_run(const qy_plan_t *plan, qy_pipe_t *pipe, const qy_hooks_t 
     qy_status_t status = qy_model_open(&model, plan->spec.model, err);
     if (status == QY_OK)
         status = run(&e, dev, model, err);
+    int64_t device_bytes = (int64_t)qy_device_peak(dev);
     free_host(&e);
     qy_model_close(&model);
     qy_device_close(&dev);
     int64_t micros = n_micro(plan);
-    *share = (qy_e2e_share_t){.busy_s = e.busy_s,
+    *share = (qy_e2e_share_t){.device_bytes = device_bytes,
+                              .busy_s = e.busy_s,
                               .wall_s = e.began > 0 ? qy_now_s() - e.began : 0,
                               .total_s = qy_now_s() - began,
                               .ideal = (double)micros / (double)(micros + e.n_stages - 1)};

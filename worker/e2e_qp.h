@@ -13,9 +13,10 @@
 
 /* What one rank's part of the phase cost. */
 typedef struct {
-    double busy_s;  /* in forward and backward passes */
-    double wall_s;  /* from the first batch on */
-    double total_s; /* loading and saving included */
+    int64_t device_bytes; /* device memory that was allocated at most */
+    double busy_s;        /* in forward and backward passes */
+    double wall_s;        /* from the first batch on */
+    double total_s;       /* loading and saving included */
     double ideal; /* largest share of wall_s that the schedule lets a rank be busy: M/(M + S − 1) */
 } qy_e2e_share_t;
 

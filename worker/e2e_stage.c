@@ -142,8 +142,11 @@ static qy_status_t take(qy_e2e_stage_t *s, qy_arena_t *arena, qy_error_t *err)
         QY_TRY(qy_ids_take(&s->ids, &s->outer, batch, length, arena, err));
     if (s->has_head && distill)
         QY_TRY(qy_arena_2d(arena, &s->teacher, s->dev->compute, batch * length, hidden, err));
-    return s->has_head ? qy_head_work_take(&s->head, &s->outer, batch * length, distill, arena, err)
-                       : QY_OK;
+    if (s->has_head)
+        QY_TRY(qy_head_work_take(&s->head, &s->outer, batch * length, distill, arena, err));
+    for (int64_t i = 0; i < s->n_kept * s->n_slots; i++)
+        QY_TRY(qy_block_acts_take(&s->kept[i], &s->block, batch, length, arena, err));
+    return QY_OK;
 }
 
 static qy_status_t load_layer(qy_e2e_stage_t *s, qy_e2e_layer_t *l, const qy_qblock_t *q, int id,
@@ -194,14 +197,23 @@ static qy_status_t step_gradient(void *context, qy_linear_id_t linear, const qy_
                           (int)s->plan->spec.quantize.weights.bits, !s->fresh, err);
 }
 
-qy_status_t qy_e2e_stage_open(qy_e2e_stage_t *s, const qy_plan_t *plan, qy_device_t *dev,
-                              const qy_model_t *model, int64_t first, int64_t n, int64_t n_slots,
-                              qy_error_t *err)
+int64_t qy_e2e_slots(const qy_plan_t *plan, int n_stages, int rank)
 {
-    qy_arena_t measure;
-    qy_status_t status;
+    int64_t size = plan->spec.e2e_qp.micro_batch_size, slots = n_stages - rank;
+    int64_t micros = (plan->spec.e2e_qp.batch_size + size - 1) / size;
+    if (slots < 1)
+        return 1;
+    return slots < micros ? slots : micros;
+}
+
+/* The stage without its memory. */
+static qy_status_t begin(qy_e2e_stage_t *s, const qy_plan_t *plan, qy_device_t *dev,
+                         const qy_model_t *model, int64_t first, int64_t n, int64_t n_slots,
+                         qy_error_t *err)
+{
     *s = (qy_e2e_stage_t){.n_slots = n_slots,
-                          .in_acts = -1,
+                          .acts_block = -1,
+                          .weights_block = -1,
                           .plan = plan,
                           .dev = dev,
                           .model = model,
@@ -212,13 +224,60 @@ qy_status_t qy_e2e_stage_open(qy_e2e_stage_t *s, const qy_plan_t *plan, qy_devic
     if (n == 0) /* more ranks than blocks: this one only lends its ears */
         return QY_OK;
     s->blocks = calloc((size_t)n, sizeof *s->blocks);
-    if (!s->blocks)
+    s->kept = calloc((size_t)(n * n_slots), sizeof *s->kept);
+    if (!s->blocks || !s->kept) {
+        qy_e2e_stage_close(s);
         return qy_fail(err, QY_ERR_MEMORY, "e2e: out of host memory");
-    qy_arena_init(&measure, "e2e", NULL, 0);
-    QY_TRY_GOTO(take(s, &measure, err), close);
-    QY_TRY_GOTO(qy_device_alloc(dev, &s->memory, measure.peak, err), close);
-    qy_arena_init(&s->arena, "e2e", s->memory, measure.peak);
-    QY_TRY_GOTO(take(s, &s->arena, err), close);
+    }
+    return QY_OK;
+}
+
+static qy_status_t measure(qy_e2e_stage_t *s, int64_t n_kept, size_t *bytes, qy_error_t *err)
+{
+    qy_arena_t arena;
+    qy_arena_init(&arena, "e2e", NULL, 0);
+    s->n_kept = n_kept;
+    QY_TRY(take(s, &arena, err));
+    *bytes = arena.peak;
+    return QY_OK;
+}
+
+qy_status_t qy_e2e_stage_bytes(size_t *bytes, const qy_plan_t *plan, qy_device_t *dev,
+                               const qy_model_t *model, int64_t first, int64_t n, int64_t n_slots,
+                               qy_error_t *err)
+{
+    qy_e2e_stage_t s;
+    *bytes = 0;
+    QY_TRY(begin(&s, plan, dev, model, first, n, n_slots, err));
+    qy_status_t status = n > 0 ? measure(&s, 0, bytes, err) : QY_OK;
+    qy_e2e_stage_close(&s);
+    return status;
+}
+
+/* Memory for as many blocks' activations as there is room for. With one micro-batch at a time the
+ * last block's need no place of their own. */
+static qy_status_t take_memory(qy_e2e_stage_t *s, size_t room, qy_error_t *err)
+{
+    size_t none, one, bytes;
+    int64_t most = s->n_slots == 1 ? s->n - 1 : s->n;
+    QY_TRY(measure(s, 0, &none, err));
+    QY_TRY(measure(s, 1, &one, err));
+    size_t fit = room > none ? (room - none) / (one - none) : 0;
+    QY_TRY(measure(s, fit < (size_t)most ? (int64_t)fit : most, &bytes, err));
+    QY_TRY(qy_device_alloc(s->dev, &s->memory, bytes, err));
+    qy_arena_init(&s->arena, "e2e", s->memory, bytes);
+    return take(s, &s->arena, err);
+}
+
+qy_status_t qy_e2e_stage_open(qy_e2e_stage_t *s, const qy_plan_t *plan, qy_device_t *dev,
+                              const qy_model_t *model, int64_t first, int64_t n, int64_t n_slots,
+                              size_t room, qy_error_t *err)
+{
+    qy_status_t status;
+    QY_TRY(begin(s, plan, dev, model, first, n, n_slots, err));
+    if (n == 0)
+        return QY_OK;
+    QY_TRY_GOTO(take_memory(s, room, err), close);
     QY_TRY_GOTO(qy_outer_load(&s->outer, model, &s->staging, err), close);
     for (int64_t i = 0; i < n; i++)
         QY_TRY_GOTO(load_block(s, i, err), close);
@@ -237,7 +296,9 @@ close:
 void qy_e2e_stage_close(qy_e2e_stage_t *s)
 {
     free(s->blocks);
+    free(s->kept);
     s->blocks = NULL;
+    s->kept = NULL;
     if (s->memory)
         qy_device_free(s->dev, &s->memory);
 }
@@ -321,71 +382,7 @@ qy_status_t qy_e2e_stage_save(qy_e2e_stage_t *s, int64_t step, qy_error_t *err)
     return QY_OK;
 }
 
-/* --- passes -------------------------------------------------------------------------------------
- */
-
-static qy_status_t weights_of(qy_e2e_stage_t *s, int64_t i, qy_error_t *err)
-{
-    qy_e2e_block_t *b = &s->blocks[i];
-    for (int k = 0; k < QY_N_LINEARS; k++)
-        if (b->layer[k].codes.data)
-            QY_TRY(qy_dequant_fwd(s->dev, &b->params.w[k], &b->layer[k].codes, &b->layer[k].s,
-                                  &b->layer[k].zeros, (int)s->plan->spec.quantize.weights.bits, 0,
-                                  err));
-    return QY_OK;
-}
-
-/* Input of block i for micro-batch m. */
-static qy_tensor_t input(const qy_e2e_stage_t *s, int64_t i, int64_t m, int64_t n)
-{
-    int64_t slot = m % s->n_slots;
-    return qy_tensor_slice(&s->blocks[i].x, slot * s->y.shape[0], n * s->acts.length);
-}
-
-qy_tensor_t qy_e2e_stage_input(const qy_e2e_stage_t *s, int64_t m, int64_t n)
-{
-    return input(s, 0, m, n);
-}
-
-static qy_status_t forward_one(qy_e2e_stage_t *s, int64_t i, int64_t m, int64_t n, qy_error_t *err)
-{
-    qy_block_acts_t acts = qy_block_acts_narrow(&s->acts, n);
-    qy_tensor_t x = input(s, i, m, n);
-    qy_tensor_t y =
-        i + 1 < s->n ? input(s, i + 1, m, n) : qy_tensor_slice(&s->y, 0, n * acts.length);
-    QY_TRY(weights_of(s, i, err));
-    return qy_block_forward(&s->block, &s->blocks[i].params, &acts, &x, &y, err);
-}
-
-qy_status_t qy_e2e_stage_forward(qy_e2e_stage_t *s, int64_t m, int64_t n, qy_error_t *err)
-{
-    for (int64_t i = 0; i < s->n; i++)
-        QY_TRY(forward_one(s, i, m, n, err));
-    s->in_acts = m;
-    return QY_OK;
-}
-
-qy_status_t qy_e2e_stage_backward(qy_e2e_stage_t *s, int64_t m, int64_t n, qy_error_t *err)
-{
-    for (int64_t i = s->n - 1; i >= 0; i--) {
-        qy_block_acts_t acts = qy_block_acts_narrow(&s->acts, n);
-        qy_tensor_t x = input(s, i, m, n), y = qy_tensor_slice(&s->y, 0, n * acts.length);
-        qy_tensor_t dy = qy_tensor_slice(&s->dy, 0, n * acts.length);
-        s->current = (int)i;
-        /* The last block's activations and weights may still be there from the forward pass. */
-        if (i + 1 < s->n || s->in_acts != m) {
-            QY_TRY(weights_of(s, i, err));
-            QY_TRY(qy_block_forward(&s->block, &s->blocks[i].params, &acts, &x, &y, err));
-        }
-        acts.slot[QY_SLOT_X] = x;
-        acts.slot[QY_SLOT_Y] = y;
-        QY_TRY(qy_block_backward(&s->block, &s->blocks[i].params, &acts, &s->grads, &dy,
-                                 i > 0 || !s->has_embedding, err));
-    }
-    s->in_acts = -1;
-    s->fresh = 0;
-    return QY_OK;
-}
+/* --- the update ------------------------------------------------------------------------------ */
 
 qy_status_t qy_e2e_stage_norms(qy_e2e_stage_t *s, float *sums, qy_error_t *err)
 {
@@ -426,5 +423,6 @@ qy_status_t qy_e2e_stage_update(qy_e2e_stage_t *s, int64_t k, double lr, float c
                                 QY_STEP_F16_FLOOR, err));
         }
     s->fresh = 1;
+    s->weights_block = -1; /* their steps have changed */
     return qy_device_wait(s->dev, err);
 }

@@ -1,7 +1,8 @@
 /*
  * The blocks of E2E-QP that one rank holds: packed codes, steps in training, and one set of weights
- * in the compute type that each block is dequantized into when its turn comes. Activations inside a
- * block are recomputed in the backward pass; only blocks' inputs are kept.
+ * in the compute type that each block is dequantized into when its turn comes. Blocks' inputs are
+ * kept for the backward pass, and the activations inside as many blocks as memory has room for; in
+ * the others they are recomputed. The bytes of the result are the same either way.
  */
 #ifndef QY_WORKER_E2E_STAGE_H
 #define QY_WORKER_E2E_STAGE_H
@@ -34,7 +35,9 @@ typedef struct {
     qy_block_t block;
     qy_e2e_block_t *blocks;
     qy_block_params_t shared;
-    qy_block_acts_t acts;
+    qy_block_acts_t acts;  /* of one block and micro-batch at a time */
+    qy_block_acts_t *kept; /* of the first n_kept blocks: [block × n_slots + slot] */
+    int64_t n_kept;
     qy_block_grads_t grads;
     qy_tensor_t y, dy, teacher;   /* compute (batch × length, hidden) */
     qy_tensor_t dw, scratch, sum; /* f32: largest layer; largest (O, G); 1 */
@@ -43,9 +46,10 @@ typedef struct {
     qy_ids_t ids;
     qy_head_work_t head;
     int has_embedding, has_head;
-    int64_t in_acts; /* micro-batch whose last block's activations are there; −1: none */
-    int fresh;       /* 1: ds holds nothing yet in this batch */
-    int current;     /* block that backward is in, for the gradient hook */
+    int64_t acts_block, acts_micro; /* what acts holds; −1: nothing */
+    int64_t weights_block;          /* whose weights are dequantized; −1: nobody's */
+    int fresh;                      /* 1: ds holds nothing yet in this batch */
+    int current;                    /* block that backward is in, for the gradient hook */
 } qy_e2e_stage_t;
 
 /*
@@ -55,11 +59,22 @@ typedef struct {
  */
 void qy_e2e_split(const qy_plan_t *plan, int n_stages, int64_t *first);
 
-/* Takes memory for blocks [first, first + n) with n_slots micro-batches under way and loads them
- * from the stitched model. */
+/* Micro-batches that a rank has under way at most: as many as there are stages from it to the last.
+ */
+int64_t qy_e2e_slots(const qy_plan_t *plan, int n_stages, int rank);
+
+/*
+ * Takes memory for blocks [first, first + n) with n_slots micro-batches under way and loads them
+ * from the stitched model. Activations are kept in as many blocks as fit into room bytes
+ * altogether.
+ */
 qy_status_t qy_e2e_stage_open(qy_e2e_stage_t *s, const qy_plan_t *plan, qy_device_t *dev,
                               const qy_model_t *model, int64_t first, int64_t n, int64_t n_slots,
-                              qy_error_t *err);
+                              size_t room, qy_error_t *err);
+/* Device memory that it takes without room for any block's activations, beside the device's own. */
+qy_status_t qy_e2e_stage_bytes(size_t *bytes, const qy_plan_t *plan, qy_device_t *dev,
+                               const qy_model_t *model, int64_t first, int64_t n, int64_t n_slots,
+                               qy_error_t *err);
 void qy_e2e_stage_close(qy_e2e_stage_t *s);
 
 /* Steps and moments of a saved step, into and out of the stage. */

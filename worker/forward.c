@@ -219,6 +219,25 @@ qy_status_t qy_rim_open(qy_rim_t *rim, const qy_forward_t *f, int parts, qy_erro
     return status;
 }
 
+qy_status_t qy_forward_bytes(size_t *bytes, qy_device_t *dev, const qy_model_t *model,
+                             const qy_quant_form_t *form, int64_t batch, int64_t length, int parts,
+                             qy_error_t *err)
+{
+    static const int phases[] = {QY_OUTER_EMBEDDING, QY_OUTER_HEAD};
+    qy_forward_t f;
+    qy_arena_t block, rims = {0};
+    qy_arena_init(&block, "forward", NULL, 0);
+    QY_TRY(qy_forward_take(&f, dev, model, form, batch, length, &block, err));
+    for (int i = 0; i < 2; i++) {
+        qy_rim_t rim;
+        rims.used = 0;
+        if (parts & phases[i])
+            QY_TRY(rim_take(&rim, &f, phases[i], &rims, err));
+    }
+    *bytes = block.peak + rims.peak;
+    return QY_OK;
+}
+
 void qy_rim_close(qy_rim_t *rim, const qy_forward_t *f)
 {
     if (rim->memory)

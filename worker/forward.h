@@ -45,6 +45,12 @@ void qy_forward_free(qy_forward_t *f);
 /* For samples of another shape: of no more tokens and no greater length than it was made for. */
 void qy_forward_reshape(qy_forward_t *f, int64_t batch, int64_t length);
 
+/* Device memory of take and, beside it, of the larger of the phases named (qy_outer_part_t, or-ed):
+ * embed, and nll at the head. */
+qy_status_t qy_forward_bytes(size_t *bytes, qy_device_t *dev, const qy_model_t *model,
+                             const qy_quant_form_t *form, int64_t batch, int64_t length, int parts,
+                             qy_error_t *err);
+
 /* Puts a block's weights into f->params: the checkpoint's, or a finished quantized block's. */
 qy_status_t qy_forward_load_original(qy_forward_t *f, int64_t block, qy_error_t *err);
 qy_status_t qy_forward_load_quantized(qy_forward_t *f, const qy_qblock_t *qblock, qy_error_t *err);

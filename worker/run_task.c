@@ -52,6 +52,7 @@ static qy_status_t run(const qy_task_t *task, const qy_hooks_t *hooks, qy_result
     QY_TRY_GOTO(qy_device_open_recorded(&work.dev, plan, err), destroy_plan);
     QY_TRY_GOTO(qy_model_open(&work.model, plan->spec.model, err), close_device);
     status = task_functions[task->kind](&work, task, result, err);
+    result->device_bytes = (int64_t)qy_device_peak(work.dev);
     qy_model_close(&work.model);
 close_device:
     qy_device_close(&work.dev);

@@ -26,6 +26,12 @@ qy_status_t qy_task_segment(const qy_work_t *work, const qy_task_t *task, qy_res
 qy_status_t qy_task_evaluate(const qy_work_t *work, const qy_task_t *task, qy_result_t *result,
                              qy_error_t *err);
 
+/* The device memory that each kind takes at most, beside the device's own. Of work only the plan,
+ * the model's arch and the device's compute type are looked at. */
+qy_status_t qy_task_capture_bytes(const qy_work_t *work, size_t *bytes, qy_error_t *err);
+qy_status_t qy_task_segment_bytes(const qy_work_t *work, size_t *bytes, qy_error_t *err);
+qy_status_t qy_task_evaluate_bytes(const qy_work_t *work, size_t *bytes, qy_error_t *err);
+
 /* Opens plan, device and model, runs the task, closes everything. Never fails itself: what went
  * wrong is in result->error. */
 void qy_run_task(const qy_task_t *task, const qy_hooks_t *hooks, qy_result_t *result);

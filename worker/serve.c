@@ -132,6 +132,7 @@ static qy_status_t run_e2e(qy_server_t *s, qy_error_t *err)
     qy_e2e_run(s->plan, s->hooks.pipe, &hooks, &share, &result.error);
     double values[] = {share.busy_s, share.wall_s, share.ideal};
     result.seconds = share.total_s;
+    result.device_bytes = share.device_bytes;
     result.values = values;
     result.n_values = sizeof values / sizeof *values;
     return send_result(s, QY_MSG_PHASE_DONE, &result, err);

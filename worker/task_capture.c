@@ -131,6 +131,23 @@ static qy_status_t walk(capture_t *c, qy_error_t *err)
     return QY_OK;
 }
 
+qy_status_t qy_task_capture_bytes(const qy_work_t *work, size_t *bytes, qy_error_t *err)
+{
+    const qy_plan_t *plan = work->plan;
+    const int64_t lengths[] = {plan->n_ranges ? plan->spec.calibration.sequence_length : 0,
+                               plan->n_e2e_ranges ? plan->e2e_length : 0};
+    *bytes = 0;
+    for (int i = 0; i < 2; i++) {
+        size_t one = 0;
+        if (lengths[i])
+            QY_TRY(qy_forward_bytes(&one, work->dev, work->model, NULL,
+                                    qy_forward_batch(lengths[i]), lengths[i], QY_OUTER_EMBEDDING,
+                                    err));
+        *bytes = one > *bytes ? one : *bytes;
+    }
+    return QY_OK;
+}
+
 qy_status_t qy_task_capture(const qy_work_t *work, const qy_task_t *task, qy_result_t *result,
                             qy_error_t *err)
 {

@@ -120,6 +120,31 @@ static qy_status_t read_rounded(void *context, int64_t block, qy_qblock_t *out, 
     return status;
 }
 
+qy_status_t qy_task_evaluate_bytes(const qy_work_t *work, size_t *bytes, qy_error_t *err)
+{
+    const qy_plan_t *plan = work->plan;
+    const qy_spec_t *spec = &plan->spec;
+    const qy_quant_form_t form = qy_plan_form(plan);
+    const int64_t longest_choice = 2048;
+    rounder_t rounder = {.work = work};
+    qy_arena_t rounding;
+    *bytes = 0;
+    qy_arena_init(&rounding, "rounding", NULL, 0);
+    QY_TRY(rounder_take(&rounder, &rounding, err));
+    for (int i = 0; i < spec->n_evaluate; i++) {
+        /* A task's sequences go side by side up to so many tokens; few are longer. */
+        int64_t length = spec->evaluate[i].sequence_length;
+        if (spec->evaluate[i].task[0])
+            length = longest_choice < plan->arch.max_positions ? longest_choice
+                                                               : plan->arch.max_positions;
+        size_t one;
+        QY_TRY(qy_forward_bytes(&one, work->dev, work->model, &form, qy_forward_batch(length),
+                                length, QY_OUTER_EMBEDDING | QY_OUTER_HEAD, err));
+        *bytes = rounding.peak + one > *bytes ? rounding.peak + one : *bytes;
+    }
+    return QY_OK;
+}
+
 /* What a task evaluates: windows of a text, or sequences of a zero-shot task. */
 typedef struct {
     int32_t *tokens; /* owned; NULL for a zero-shot task */

@@ -36,6 +36,34 @@ static qy_status_t take(segment_t *s, qy_arena_t *arena, qy_error_t *err)
     return qy_block_ap_take(&s->trainer, s->plan, &s->forward, s->training, arena, err);
 }
 
+static segment_t segment_of(const qy_work_t *work)
+{
+    const qy_plan_t *plan = work->plan;
+    return (segment_t){.work = work,
+                       .plan = plan,
+                       .training = plan->spec.quantize.method == QY_METHOD_BLOCK_AP &&
+                                   plan->block_ap.steps > 0};
+}
+
+qy_status_t qy_task_segment_bytes(const qy_work_t *work, size_t *bytes, qy_error_t *err)
+{
+    segment_t s = segment_of(work);
+    size_t bare, embedding;
+    qy_arena_t measure;
+    qy_arena_init(&measure, "segment", NULL, 0);
+    QY_TRY(take(&s, &measure, err));
+    *bytes = measure.peak;
+    if (!s.training)
+        return QY_OK;
+    /* The first segment begins at the embedding. */
+    const qy_forward_t *f = &s.forward;
+    QY_TRY(qy_forward_bytes(&bare, work->dev, work->model, NULL, f->batch, f->length, 0, err));
+    QY_TRY(qy_forward_bytes(&embedding, work->dev, work->model, NULL, f->batch, f->length,
+                            QY_OUTER_EMBEDDING, err));
+    *bytes += embedding - bare;
+    return QY_OK;
+}
+
 static qy_status_t open_memory(segment_t *s, qy_error_t *err)
 {
     qy_arena_t measure;
@@ -247,13 +275,10 @@ qy_status_t qy_task_segment(const qy_work_t *work, const qy_task_t *task, qy_res
     if (task->range < 0 || task->range >= plan->n_segments)
         return qy_fail(err, QY_ERR_ARG, "segment %lld of %lld", (long long)task->range,
                        (long long)plan->n_segments);
-    segment_t s = {.work = work,
-                   .task = task,
-                   .plan = plan,
-                   .first = plan->segment_start[task->range],
-                   .end = plan->segment_start[task->range + 1],
-                   .training = plan->spec.quantize.method == QY_METHOD_BLOCK_AP &&
-                               plan->block_ap.steps > 0};
+    segment_t s = segment_of(work);
+    s.task = task;
+    s.first = plan->segment_start[task->range];
+    s.end = plan->segment_start[task->range + 1];
     qy_status_t status = walk(&s, err);
     qy_block_save_destroy(&s.trainer.save);
     qy_stream_destroy(&s.input);
