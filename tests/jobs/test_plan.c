@@ -291,7 +291,8 @@ static void test_bytes(void **state)
     assert_int_equal(plan->stream_bytes, 2 * 10 * 32 * 256 * 4);
     int64_t weights = 589824;
     assert_int_equal(qy_arch_block_weights(&plan->arch), weights);
-    assert_int_equal(plan->host_bytes, plan->stream_bytes + 2 * weights * 4);
+    assert_int_equal(plan->host_bytes,
+                     plan->stream_bytes + 2 * weights * 4 + weights * 12 + 9216 * 28);
     /* 6 blocks, twice: codes, and 3 bytes for each of 9216 groups */
     int64_t f32 = plan->stream_bytes, codes = 2 * 6 * (weights / 4 + weights / 64 * 3);
     /* and a checkpoint inside a block, twice */
