@@ -13,6 +13,7 @@
 #include "cli/verbs.h"
 #include "coordinator/lock.h"
 #include "jobs/spec_path.h"
+#include "worker/memory.h"
 
 extern char **environ;
 
@@ -88,6 +89,8 @@ static qy_status_t make_plan(qy_plan_t **plan, qy_batch_t *b, request_t *r, qy_e
         status = qy_spec_read(spec, r->job, r->overrides, r->n_overrides, err);
     if (status == QY_OK)
         status = qy_plan_make(plan, spec, b->nodes * b->ranks, err);
+    if (status == QY_OK)
+        status = qy_memory_plan(*plan, err);
     free(spec);
     return status;
 }
