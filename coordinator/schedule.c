@@ -38,7 +38,7 @@ qy_status_t qy_schedule_create(qy_schedule_t **out, const qy_task_t *tasks, cons
     for (int i = 0; i < n_tasks; i++) {
         s->task[i].task = tasks[i];
         s->task[i].state = done && done[i] ? QY_STATE_DONE : QY_STATE_PENDING;
-        s->task[i].worker = -1;
+        s->task[i].worker = s->task[i].failed_on = -1;
     }
     for (int i = 0; i < n_workers; i++)
         s->worker[i].task = NO_TASK;
@@ -65,6 +65,7 @@ static void attempt_failed(qy_schedule_t *s, int id, const qy_error_t *error, bo
 {
     qy_slot_task_t *slot = &s->task[id];
     slot->error = *error;
+    slot->failed_on = slot->worker;
     slot->worker = -1;
     if (may_retry && slot->attempts < QY_MAX_ATTEMPTS) {
         slot->state = QY_STATE_PENDING;
@@ -157,23 +158,29 @@ static int longest_pending(const qy_schedule_t *s)
     return best;
 }
 
+/* The first that is idle, the one to avoid last; −1 where none is. */
+static int idle_worker(const qy_schedule_t *s, int avoid)
+{
+    int found = -1;
+    for (int i = 0; i < s->n_workers; i++)
+        if (s->worker[i].state == QY_WORKER_IDLE && (found < 0 || found == avoid))
+            found = i;
+    return found;
+}
+
 bool qy_schedule_next(qy_schedule_t *schedule, qy_assign_t *out)
 {
     int id = longest_pending(schedule);
-    if (id == NO_TASK)
+    int worker = id == NO_TASK ? -1 : idle_worker(schedule, schedule->task[id].failed_on);
+    if (worker < 0)
         return false;
-    for (int i = 0; i < schedule->n_workers; i++) {
-        if (schedule->worker[i].state != QY_WORKER_IDLE)
-            continue;
-        qy_slot_task_t *slot = &schedule->task[id];
-        schedule->worker[i] = (slot_worker_t){QY_WORKER_BUSY, id};
-        slot->state = QY_STATE_RUNNING;
-        slot->worker = i;
-        slot->task.attempt = ++slot->attempts;
-        *out = (qy_assign_t){i, slot->task};
-        return true;
-    }
-    return false;
+    qy_slot_task_t *slot = &schedule->task[id];
+    schedule->worker[worker] = (slot_worker_t){QY_WORKER_BUSY, id};
+    slot->state = QY_STATE_RUNNING;
+    slot->worker = worker;
+    slot->task.attempt = ++slot->attempts;
+    *out = (qy_assign_t){worker, slot->task};
+    return true;
 }
 
 bool qy_schedule_finished(const qy_schedule_t *schedule)

@@ -5,7 +5,8 @@
  *
  * A run is a list of phases; a phase is a list of tasks (or none: then the coordinator does it
  * itself, or all workers do it at once). Tasks go out longest first; a failed one is pending again
- * until it has had QY_MAX_ATTEMPTS attempts since it last made progress; a failure that would
+ * until it has had QY_MAX_ATTEMPTS attempts since it last made progress, on another worker where
+ * one is idle; a failure that would
  * repeat (NUMERIC, FORMAT, …) is final at once. A failed task does not stop the others; the phase
  * then fails when they are done.
  */
@@ -23,8 +24,9 @@ typedef enum { QY_STATE_PENDING, QY_STATE_RUNNING, QY_STATE_DONE, QY_STATE_FAILE
 typedef struct {
     qy_task_t task;
     qy_task_state_t state;
-    int attempts; /* since progress */
-    int worker;   /* RUNNING: who has it */
+    int attempts;  /* since progress */
+    int worker;    /* RUNNING: who has it */
+    int failed_on; /* who had it when it last failed; −1: nobody */
     qy_error_t error;
 } qy_slot_task_t;
 

@@ -221,8 +221,13 @@ static void set_order(const qy_block_ap_t *t, int64_t block, int64_t epoch, int6
 static qy_status_t save_or_stop(qy_block_ap_t *t, const qy_hooks_t *hooks, const float *losses,
                                 int64_t done, qy_error_t *err)
 {
-    qy_error_t stop;
-    int stopped = qy_hooks_check(hooks, &stop) != QY_OK;
+    qy_error_t stop = {0};
+    int stopped = qy_hooks_check(hooks, &stop) == QY_ERR_STOPPED;
+    if (!stopped && stop.status != QY_OK) {
+        if (err)
+            *err = stop;
+        return stop.status;
+    }
     int due = t->save && done < t->plan->block_ap.steps && qy_block_save_due(t->save);
     if (t->save && (stopped || due))
         QY_TRY(qy_block_save_write(t->save, losses, done, stopped, err));

@@ -20,6 +20,8 @@ int qy_hooks_asked(const qy_hooks_t *hooks)
 
 qy_status_t qy_hooks_check(const qy_hooks_t *hooks, qy_error_t *err)
 {
+    if (hooks->fault)
+        QY_TRY(qy_fault_look(hooks->fault, err));
     if (qy_hooks_asked(hooks))
         return qy_fail(err, QY_ERR_STOPPED, "stopped on request");
     return QY_OK;

@@ -4,12 +4,13 @@
 
 #include <signal.h>
 
-#include "jobs/task.h"
+#include "worker/fault.h"
 
 typedef struct {
     void (*progress)(void *context, const qy_progress_t *progress);
     void *context;
     const volatile sig_atomic_t *stop; /* ≠ 0: end with STOPPED at the next step; may be NULL */
+    qy_fault_t *fault;                 /* on purpose; may be NULL */
 } qy_hooks_t;
 
 /* Passes progress on, at most about twice a second unless it is a finished block; *last is the
@@ -19,7 +20,7 @@ void qy_hooks_progress(const qy_hooks_t *hooks, double *last, const qy_progress_
 /* 1 where a stop was asked for. */
 int qy_hooks_asked(const qy_hooks_t *hooks);
 
-/* STOPPED where a stop was asked for. */
+/* STOPPED where a stop was asked for; a fault where one is wanted. */
 qy_status_t qy_hooks_check(const qy_hooks_t *hooks, qy_error_t *err);
 
 #endif

@@ -11,6 +11,7 @@ static qy_status_t (*const task_functions[QY_N_TASK_KINDS])(const qy_work_t *, c
     [QY_TASK_CAPTURE] = qy_task_capture,
     [QY_TASK_SEGMENT] = qy_task_segment,
     [QY_TASK_EVALUATE] = qy_task_evaluate,
+    [QY_TASK_PROBE] = qy_task_probe,
 };
 
 int64_t qy_forward_batch(int64_t length)
@@ -41,7 +42,8 @@ static qy_status_t run(const qy_task_t *task, const qy_hooks_t *hooks, qy_result
 {
     qy_status_t status;
     qy_plan_t *plan = NULL;
-    qy_work_t work = {.hooks = hooks};
+    qy_hooks_t with_fault = *hooks;
+    qy_work_t work = {.hooks = &with_fault};
     QY_TRY(qy_plan_load(&plan, task->run_dir, err));
     work.plan = plan;
     if (strcmp(plan->hash, task->plan_hash) != 0) {
@@ -50,6 +52,8 @@ static qy_status_t run(const qy_task_t *task, const qy_hooks_t *hooks, qy_result
         goto destroy_plan;
     }
     QY_TRY_GOTO(qy_device_open_recorded(&work.dev, plan, err), destroy_plan);
+    qy_fault_t fault = qy_fault_of(task, work.dev);
+    with_fault.fault = &fault;
     QY_TRY_GOTO(qy_model_open(&work.model, plan->spec.model, err), close_device);
     status = task_functions[task->kind](&work, task, result, err);
     result->device_bytes = (int64_t)qy_device_peak(work.dev);

@@ -25,6 +25,8 @@ qy_status_t qy_task_segment(const qy_work_t *work, const qy_task_t *task, qy_res
                             qy_error_t *err);
 qy_status_t qy_task_evaluate(const qy_work_t *work, const qy_task_t *task, qy_result_t *result,
                              qy_error_t *err);
+qy_status_t qy_task_probe(const qy_work_t *work, const qy_task_t *task, qy_result_t *result,
+                          qy_error_t *err);
 
 /* The device memory that each kind takes at most, beside the device's own. Of work only the plan,
  * the model's arch and the device's compute type are looked at. */

@@ -20,7 +20,9 @@ struct qy_server {
     qy_server_hooks_t hooks;
     char log_path[QY_PATH_MAX];
     qy_child_t *child;
-    qy_task_t task; /* the child's */
+    qy_task_t task; /* the child's; of a probe, the task that failed before it */
+    int probing;    /* the child looks whether the device, which has failed, works */
+    qy_error_t device_error;
     double began, last_sent;
     int asked; /* the coordinator knows that this rank was asked to stop */
 };
@@ -88,15 +90,67 @@ void qy_server_destroy(qy_server_t **server)
     *server = NULL;
 }
 
-/* Answers for the child: it is gone, or cannot be started, or speaks nonsense. */
+/* The task has failed with this. */
 static qy_status_t answer_failure(qy_server_t *s, const qy_error_t *error, qy_error_t *err)
 {
     qy_result_t result = {.task_id = s->task.id,
                           .kind = s->task.kind,
                           .error = *error,
                           .seconds = qy_now_s() - s->began};
-    qy_child_destroy(&s->child);
     return send_result(s, QY_MSG_RESULT, &result, err);
+}
+
+/* The device works in a process of its own: that attempt is lost, but not the worker. If not, the
+ * DEVICE error goes on to the coordinator, which gives this worker nothing any more. */
+static qy_status_t answer_probed(qy_server_t *s, const qy_error_t *probe, qy_error_t *err)
+{
+    qy_error_t error;
+    s->probing = 0;
+    if (probe->status == QY_OK)
+        qy_fail(&error, QY_ERR_CRASHED, "%.380s; a probe finds the device at work",
+                s->device_error.text);
+    else
+        qy_fail(&error, QY_ERR_DEVICE, "%.240s; a probe fails too: %.200s", s->device_error.text,
+                probe->text);
+    return answer_failure(s, &error, err);
+}
+
+static qy_status_t start_probe(qy_server_t *s, const qy_error_t *device_error, qy_error_t *err)
+{
+    qy_error_t error;
+    qy_task_t probe = s->task;
+    probe.kind = QY_TASK_PROBE;
+    s->device_error = *device_error;
+    s->probing = 1;
+    if (qy_child_start(&s->child, &probe, s->log_path, &error) != QY_OK)
+        return answer_probed(s, &error, err);
+    return QY_OK;
+}
+
+/* The child has ended with this error, or is gone, or speaks nonsense. */
+static qy_status_t child_failed(qy_server_t *s, const qy_error_t *error, qy_error_t *err)
+{
+    qy_child_destroy(&s->child);
+    if (s->probing)
+        return answer_probed(s, error, err);
+    if (error->status == QY_ERR_DEVICE)
+        return start_probe(s, error, err);
+    return answer_failure(s, error, err);
+}
+
+/* The child's last words. */
+static qy_status_t child_answered(qy_server_t *s, const qy_message_t *message, qy_error_t *err)
+{
+    qy_result_t result;
+    qy_error_t error;
+    if (qy_result_decode(&result, message->payload, message->bytes, &error) != QY_OK)
+        return child_failed(s, &error, err);
+    error = result.error;
+    qy_result_free(&result);
+    if (s->probing || error.status != QY_OK)
+        return child_failed(s, &error, err);
+    qy_child_destroy(&s->child); /* it has nothing more to do but to leave */
+    return send(s, message->kind, message->payload, message->bytes, err);
 }
 
 static qy_status_t start_task(qy_server_t *s, const qy_message_t *message, qy_error_t *err)
@@ -176,17 +230,17 @@ static qy_status_t poll_child(qy_server_t *s, qy_error_t *err)
         char how[64];
         int ended;
         if (qy_child_poll(s->child, &message, &ended, how, &error) != QY_OK)
-            return answer_failure(s, &error, err);
+            return child_failed(s, &error, err);
         if (ended) {
             qy_fail(&error, QY_ERR_CRASHED, "the task's process ended with %s; see %s", how,
                     s->log_path);
-            return answer_failure(s, &error, err);
+            return child_failed(s, &error, err);
         }
         if (!message.payload)
             return QY_OK;
-        qy_status_t status = send(s, message.kind, message.payload, message.bytes, err);
-        if (message.kind == QY_MSG_RESULT)
-            qy_child_destroy(&s->child); /* it has nothing more to do but to leave */
+        qy_status_t status = message.kind == QY_MSG_RESULT
+                                 ? child_answered(s, &message, err)
+                                 : send(s, message.kind, message.payload, message.bytes, err);
         qy_message_free(&message);
         QY_TRY(status);
     }

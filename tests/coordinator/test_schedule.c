@@ -61,6 +61,9 @@ static const struct {
     /* what would repeat is final at once, and the first failure in time is told */
     {"u0 a01 n01 a02 n02 a00 d00 -", "DFF", true, false, 2, 1},
     {"u0 u1 a01 a12 n12 a10 n01", "RFF", false, false, 2, 2},
+    /* again on another worker where one is idle, else where it was */
+    {"u0 u1 a01 f01 a11 f11 a01", "PRP", false, false, 0, -1},
+    {"u0 u1 a01 a12 f01 a01", "PRR", false, false, 0, -1},
     /* a lost device retires its worker, not the task */
     {"u0 u1 a01 a12 x01 - d12 a11 -", "PRD", false, false, 0, -1},
     {"u0 u1 a01 x01 a11 x11 -", "PPP", false, true, 0, -1},

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""A task's process that crashes, is killed as by the OOM killer, or whose device fails costs one attempt of one task: the ledger
+says why, the job ends well, with the bytes of an undisturbed run. After a device failure a probe decides whether the rank goes on:
+one whose probe fails takes no more tasks and the others do the rest; with none left the run ends and says so. usage: test_faults.py QUARRY"""
+import json, os, subprocess, sys
+import launch
+from quarry_job import random_llama, results, run, same_results, scratch, write_job
+
+quarry = sys.argv[1]
+JOB = """
+model: {model}
+run_dir: {run_dir}
+calibration: {{text: {data}/text/kjv/train.txt, samples: 128, sequence_length: 32, validation_samples: 2}}
+quantize: {{weights: {{bits: 2, group_size: 32}}, segments: 2}}
+block_ap: {{epochs: 1, batch_size: 2}}
+evaluate: [{{name: kjv, text: {text}, sequence_length: 64}}]
+resources: {{threads: 1}}
+checkpoint: {{minutes: 0}}
+"""
+
+
+def ledger(run_dir, event):
+    events = [json.loads(line.split("\t")[0]) for line in open(os.path.join(run_dir, "ledger.jsonl"))]
+    return [e for e in events if e["event"] == event]
+
+
+with scratch() as folder:
+    model = random_llama(folder, 2)
+    calm = write_job(folder, "calm.yaml", "calm", JOB, model=model)
+    code, out = run([quarry, "run", calm, "--quiet"])
+    assert code == 0, out
+    want = results(os.path.join(folder, "calm"))
+
+    # kind, task, its number of failing attempts, what the ledger says
+    for kind, task, n, words in (("crash", "segment 1", 1, "signal 11"), ("kill", "segment 0", 2, "signal 9"),
+                                 ("device", "segment 1", 1, "a probe finds the device at work"), ("address", "segment 0", 1, "signal 11"),
+                                 ("kill", "evaluate text 0 stitched range 0", 1, "signal 9")):
+        name = f"{kind} {task}".replace(" ", "-")
+        job, run_dir = write_job(folder, f"{name}.yaml", name, JOB, model=model), os.path.join(folder, name)
+        code, out = run([quarry, "run", job, "--quiet"], env={"QUARRY_TEST_FAIL": f"{kind}@{task}#{n}"})
+        assert code == 0, f"{name}: exit {code}\n{out}"
+        failed = ledger(run_dir, "failed")
+        assert len(failed) == n, failed
+        assert all(e["task"] == task and words in e["text"] for e in failed), failed
+        different = same_results(want, results(run_dir))
+        assert not different, f"{name}: differ {different}"
+        print(f"{kind} of {task}: {len(failed)} attempts lost, {len(want)} files equal")
+
+    job, run_dir = write_job(folder, "third.yaml", "third", JOB, model=model), os.path.join(folder, "third")
+    code, out = run([quarry, "run", job, "--quiet"], env={"QUARRY_TEST_FAIL": "crash@segment 0#9"})
+    assert code == 1 and "segment 0" in out and "signal 11" in out and len(ledger(run_dir, "failed")) == 3, f"exit {code}\n{out}"
+    code, out = run([quarry, "run", job, "--quiet"])
+    assert code == 0 and not same_results(want, results(run_dir)), out
+    print("three crashes of one task: the run ends with 1 and names it; the next start goes on")
+
+    job, run_dir = write_job(folder, "probe.yaml", "probe", JOB, model=model), os.path.join(folder, "probe")
+    words = [quarry, "run", job, "--quiet"]
+    code, out = run(["mpirun", "-n", "1", *words, ":", "-n", "1", "-x", "QUARRY_TEST_FAIL=device@#9", *words], env=launch.ENV)
+    assert code == 0, f"exit {code}\n{out}"
+    failed = ledger(run_dir, "failed")
+    assert len(failed) == 1 and failed[0]["rank"] == 1 and "a probe fails too" in failed[0]["text"], failed
+    assert all(e["rank"] == 0 for e in ledger(run_dir, "done") if e["time"] > failed[0]["time"])
+    assert not same_results(want, results(run_dir))
+    print("one rank of two whose device stays broken: it loses one attempt and takes no more; the other does the rest")
+
+    job, run_dir = write_job(folder, "broken.yaml", "broken", JOB, model=model), os.path.join(folder, "broken")
+    code, out = run([quarry, "run", job, "--quiet"], env={"QUARRY_TEST_FAIL": "device@#9"})
+    assert code == 1 and "no worker is left of 1" in out and "a probe fails too" in out, f"exit {code}\n{out}"
+    print(out.strip().splitlines()[-1])
