@@ -17,7 +17,8 @@
 #include "kernels/device.h"
 #include "kernels/device_own.h"
 
-struct qy_cuda_products; /* linear.cu: prepared matrix products */
+struct qy_cuda_products;  /* linear.cu: prepared matrix products */
+struct cusolverDnContext; /* gptq.cu: made when it is first needed */
 
 /* Device memory that a transfer passes through, so that it runs beside the kernels. */
 struct qy_cuda_stage {
@@ -31,6 +32,7 @@ struct qy_cuda_impl {
     cudaStream_t stream;
     cublasLtHandle_t blas;
     qy_cuda_products *products;
+    cusolverDnContext *solver;
     void *blas_workspace; /* QY_CUDA_BLAS_WORKSPACE bytes */
     void *scratch;
     size_t scratch_bytes;
@@ -59,6 +61,21 @@ qy_status_t qy_cuda_scratch(const qy_device_t *dev, void **out, size_t bytes, qy
 
 /* Frees the prepared products (linear.cu). */
 void qy_cuda_products_destroy(qy_cuda_products **products);
+
+/* D (m, n) = alpha op(A) op(B) (+ D), sums over k in f32, all column-major. The first column's
+ * length is what the leading dimensions are where they are 0; bias may be NULL. Only the data and
+ * the types of the tensors are looked at. */
+typedef struct {
+    int64_t m, n, k, lda, ldb, ldd;
+    int transpose_a, transpose_b, accumulate;
+    float alpha;
+    const qy_tensor_t *a, *b, *bias;
+    qy_tensor_t *d;
+} qy_cuda_product_t;
+qy_status_t qy_cuda_multiply(const qy_device_t *dev, const qy_cuda_product_t *c, qy_error_t *err);
+
+/* Closes the solver's handle where there is one (gptq.cu). */
+void qy_cuda_solver_destroy(qy_cuda_impl *impl);
 
 /*
  * QY_WITH_TYPE(dtype, T, statements): the statements with T as dtype's C++ type. They return;

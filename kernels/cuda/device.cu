@@ -227,6 +227,7 @@ static void close_device(qy_device_t *dev)
     drop_stages(impl->up);
     drop_stages(impl->down);
     qy_cuda_products_destroy(&impl->products);
+    qy_cuda_solver_destroy(impl);
     cudaFree(impl->scratch);
     cudaFree(impl->blas_workspace);
     if (impl->blas)

@@ -13,8 +13,9 @@
 
 /* Everything the choice depends on; compared as bytes, so it is zeroed first. */
 typedef struct {
-    int64_t m, n, k; /* D (m, n) column-major = op(A) op(B), sums over k */
+    int64_t m, n, k; /* as in qy_cuda_product_t */
     qy_dtype_t in, out;
+    int64_t lda, ldb, ldd;
     int transpose_a, transpose_b, bias, accumulate, alignment;
 } shape_t;
 
@@ -76,9 +77,9 @@ static qy_status_t describe(product_t *p, qy_error_t *err)
     }
     int64_t a_rows = ta ? k->k : k->m, a_cols = ta ? k->m : k->k;
     int64_t b_rows = tb ? k->n : k->k, b_cols = tb ? k->k : k->n;
-    QY_CUBLAS(cublasLtMatrixLayoutCreate(&p->a, in, (uint64_t)a_rows, (uint64_t)a_cols, a_rows));
-    QY_CUBLAS(cublasLtMatrixLayoutCreate(&p->b, in, (uint64_t)b_rows, (uint64_t)b_cols, b_rows));
-    QY_CUBLAS(cublasLtMatrixLayoutCreate(&p->d, out, (uint64_t)k->m, (uint64_t)k->n, k->m));
+    QY_CUBLAS(cublasLtMatrixLayoutCreate(&p->a, in, (uint64_t)a_rows, (uint64_t)a_cols, k->lda));
+    QY_CUBLAS(cublasLtMatrixLayoutCreate(&p->b, in, (uint64_t)b_rows, (uint64_t)b_cols, k->ldb));
+    QY_CUBLAS(cublasLtMatrixLayoutCreate(&p->d, out, (uint64_t)k->m, (uint64_t)k->n, k->ldd));
     return QY_OK;
 }
 
@@ -175,25 +176,20 @@ static int alignment_of(const void *a, const void *b, const void *d, const void 
     return (int)(bits & -bits);
 }
 
-/* What a product works on; sizes as in shape_t. bias may be NULL. */
-typedef struct {
-    int64_t m, n, k;
-    int transpose_a, transpose_b, accumulate;
-    const qy_tensor_t *a, *b, *bias;
-    qy_tensor_t *d;
-} call_t;
-
-static qy_status_t multiply(const qy_device_t *dev, const call_t *c, qy_error_t *err)
+qy_status_t qy_cuda_multiply(const qy_device_t *dev, const qy_cuda_product_t *c, qy_error_t *err)
 {
     const qy_cuda_impl *impl = qy_impl(dev);
     const void *bias = c->bias ? c->bias->data : NULL;
-    const float one = 1.0f, beta = c->accumulate ? 1.0f : 0.0f;
+    const float beta = c->accumulate ? 1.0f : 0.0f;
     product_t *p;
     shape_t key;
     memset(&key, 0, sizeof key);
     key.m = c->m;
     key.n = c->n;
     key.k = c->k;
+    key.lda = c->lda ? c->lda : c->transpose_a ? c->k : c->m;
+    key.ldb = c->ldb ? c->ldb : c->transpose_b ? c->n : c->k;
+    key.ldd = c->ldd ? c->ldd : c->m;
     key.in = c->a->dtype;
     key.out = c->d->dtype;
     key.transpose_a = c->transpose_a;
@@ -205,8 +201,8 @@ static qy_status_t multiply(const qy_device_t *dev, const call_t *c, qy_error_t 
     if (bias)
         QY_CUBLAS(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
                                                  &bias, sizeof bias));
-    QY_CUBLAS(cublasLtMatmul(impl->blas, p->operation, &one, c->a->data, p->a, c->b->data, p->b,
-                             &beta, c->d->data, p->d, c->d->data, p->d, &p->algorithm,
+    QY_CUBLAS(cublasLtMatmul(impl->blas, p->operation, &c->alpha, c->a->data, p->a, c->b->data,
+                             p->b, &beta, c->d->data, p->d, c->d->data, p->d, &p->algorithm,
                              impl->blas_workspace, QY_CUDA_BLAS_WORKSPACE, impl->stream));
 #ifdef QUARRY_SYNC_LAUNCHES
     QY_CUDA_NAMED("cublasLtMatmul", cudaDeviceSynchronize());
@@ -230,7 +226,8 @@ qy_status_t qy_cuda_linear_fwd(const qy_device_t *dev, qy_tensor_t *y, const qy_
                                const qy_tensor_t *w, const qy_tensor_t *bias, qy_error_t *err)
 {
     bool apart = bias && y->dtype != bias->dtype;
-    call_t c = {};
+    qy_cuda_product_t c = {};
+    c.alpha = 1.0f;
     c.m = qy_tensor_rows(w);
     c.n = qy_tensor_rows(x);
     c.k = qy_tensor_cols(x);
@@ -239,7 +236,7 @@ qy_status_t qy_cuda_linear_fwd(const qy_device_t *dev, qy_tensor_t *y, const qy_
     c.b = x;
     c.bias = apart ? NULL : bias;
     c.d = y;
-    QY_TRY(multiply(dev, &c, err));
+    QY_TRY(qy_cuda_multiply(dev, &c, err));
     if (!apart)
         return QY_OK;
     QY_WITH_TYPE(bias->dtype, T, {
@@ -252,7 +249,8 @@ qy_status_t qy_cuda_linear_fwd(const qy_device_t *dev, qy_tensor_t *y, const qy_
 qy_status_t qy_cuda_linear_bwd_x(const qy_device_t *dev, qy_tensor_t *dx, const qy_tensor_t *dy,
                                  const qy_tensor_t *w, int accumulate, qy_error_t *err)
 {
-    call_t c = {};
+    qy_cuda_product_t c = {};
+    c.alpha = 1.0f;
     c.m = qy_tensor_cols(w);
     c.n = qy_tensor_rows(dy);
     c.k = qy_tensor_cols(dy);
@@ -260,14 +258,15 @@ qy_status_t qy_cuda_linear_bwd_x(const qy_device_t *dev, qy_tensor_t *dx, const 
     c.a = w;
     c.b = dy;
     c.d = dx;
-    return multiply(dev, &c, err);
+    return qy_cuda_multiply(dev, &c, err);
 }
 
 /* dwᵀ (I, O) = (x as (I, M)) (dy as (O, M))ᵀ */
 qy_status_t qy_cuda_linear_bwd_w(const qy_device_t *dev, qy_tensor_t *dw, const qy_tensor_t *dy,
                                  const qy_tensor_t *x, qy_error_t *err)
 {
-    call_t c = {};
+    qy_cuda_product_t c = {};
+    c.alpha = 1.0f;
     c.m = qy_tensor_cols(x);
     c.n = qy_tensor_cols(dy);
     c.k = qy_tensor_rows(dy);
@@ -275,5 +274,5 @@ qy_status_t qy_cuda_linear_bwd_w(const qy_device_t *dev, qy_tensor_t *dw, const 
     c.a = x;
     c.b = dy;
     c.d = dw;
-    return multiply(dev, &c, err);
+    return qy_cuda_multiply(dev, &c, err);
 }
