@@ -131,8 +131,8 @@ static void print_table(const qy_plan_t *plan, const qy_ledger_t *ledger, FILE *
     int64_t dense, packed;
     char name[64];
     block_bytes(plan, &dense, &packed);
-    int rtn = plan->spec.quantize.method == QY_METHOD_RTN;
-    snprintf(name, sizeof name, "%s w%d", rtn ? "rtn" : "Block-AP",
+    static const char *const names[QY_N_METHODS] = {"Block-AP", "rtn", "GPTQ"};
+    snprintf(name, sizeof name, "%s w%d", names[plan->spec.quantize.method],
              (int)plan->spec.quantize.weights.bits);
     print_title(file, plan);
     print_row(file, plan, ledger, "original", QY_VARIANT_ORIGINAL, dense);

@@ -192,7 +192,9 @@ qy_status_t qy_plan_check(const qy_plan_t *plan, const qy_model_t *model, qy_err
     QY_TRY(check_groups(plan, err));
     if (qy_spec_calibrates(spec)) {
         QY_TRY(check_length(plan, "calibration", spec->calibration.sequence_length, err));
-        QY_TRY(check_batch("block_ap", spec->block_ap.batch_size, spec->calibration.samples, err));
+        if (spec->quantize.method == QY_METHOD_BLOCK_AP)
+            QY_TRY(check_batch("block_ap", spec->block_ap.batch_size, spec->calibration.samples,
+                               err));
     }
     QY_TRY(check_e2e(plan, err));
     QY_TRY(check_exports(plan, err));

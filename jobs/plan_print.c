@@ -22,15 +22,15 @@ static void print_model(const qy_plan_t *plan, FILE *file)
 static void print_quantize(const qy_plan_t *plan, FILE *file)
 {
     const qy_spec_t *spec = &plan->spec;
+    static const char *const names[QY_N_METHODS] = {"block-ap", "rtn", "gptq"};
     bool trained = spec->quantize.method == QY_METHOD_BLOCK_AP;
-    int init = trained ? spec->block_ap.init : spec->rtn.init;
     char group[32] = "whole rows";
     if (plan->group)
         snprintf(group, sizeof group, "groups of %" PRId64, plan->group);
     fprintf(file, "quantize   %s, %" PRId64 " bits, %s, %s, %s start\n",
-            trained ? "block-ap" : "rtn", spec->quantize.weights.bits, group,
+            names[spec->quantize.method], spec->quantize.weights.bits, group,
             spec->quantize.weights.symmetric ? "symmetric" : "asymmetric",
-            init == QY_INIT_LEAST_SQUARES ? "least-squares" : "min-max");
+            qy_spec_init(spec) == QY_INIT_LEAST_SQUARES ? "least-squares" : "min-max");
     if (trained)
         fprintf(file,
                 "           %" PRId64 " steps a block, rates: weights %.3g, steps %.3g, norms %.3g "
@@ -38,6 +38,13 @@ static void print_quantize(const qy_plan_t *plan, FILE *file)
                 plan->block_ap.steps, plan->block_ap.weight_lr, plan->block_ap.quant_lr,
                 plan->block_ap.norm_lr,
                 spec->block_ap.lr_unit == QY_LR_UNIT_STEP ? "in units of the step" : "absolute");
+    if (spec->quantize.method == QY_METHOD_GPTQ)
+        fprintf(
+            file, "           ranges %s, %s, %s, damping %.3g\n",
+            spec->gptq.static_groups ? "of the weights as they come" : "as errors are made good",
+            spec->gptq.act_order ? "largest inputs first" : "in the order of columns",
+            spec->gptq.sequential ? "four passes over the samples" : "one pass over the samples",
+            spec->gptq.damping);
 }
 
 static void print_segments(const qy_plan_t *plan, FILE *file)

@@ -278,6 +278,11 @@ static qy_status_t check_together(const reader_t *reader, const qy_spec_t *spec)
         return qy_yaml_fail(place(reader, "calibration.text"), err,
                             "calibration.text is missing: %s needs a text",
                             qy_spec_calibrates(spec) ? "this method" : "e2e_qp");
+    if (spec->quantize.method == QY_METHOD_GPTQ && spec->gptq.act_order &&
+        !spec->gptq.static_groups)
+        return qy_yaml_fail(place(reader, "gptq.act_order"), err,
+                            "gptq.act_order: needs static_groups: true, as groups are of columns "
+                            "that stand side by side");
     if (spec->e2e_qp.present && spec->e2e_qp.batch_size % spec->e2e_qp.micro_batch_size != 0)
         return qy_yaml_fail(place(reader, "e2e_qp.micro_batch_size"), err,
                             "e2e_qp.micro_batch_size: %lld does not divide batch_size %lld",

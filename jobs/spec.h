@@ -14,7 +14,7 @@
 #include "model/arch.h"
 #include "model/text.h"
 
-typedef enum { QY_METHOD_BLOCK_AP, QY_METHOD_RTN, QY_N_METHODS } qy_method_t;
+typedef enum { QY_METHOD_BLOCK_AP, QY_METHOD_RTN, QY_METHOD_GPTQ, QY_N_METHODS } qy_method_t;
 typedef enum { QY_INIT_LEAST_SQUARES, QY_INIT_MIN_MAX } qy_init_t;
 typedef enum { QY_LR_UNIT_STEP, QY_LR_UNIT_ABSOLUTE } qy_lr_unit_t;
 typedef enum { QY_LOSS_NEXT_TOKEN, QY_LOSS_DISTILL } qy_e2e_loss_t;
@@ -57,6 +57,12 @@ typedef struct {
     struct {
         int init;
     } rtn;
+    struct {
+        int init;
+        bool static_groups, act_order, sequential;
+        double damping;
+        int64_t block_size;
+    } gptq;
     struct {
         bool present; /* the section is there and epochs > 0: the phase runs */
         int loss, lr_unit;
@@ -105,6 +111,9 @@ qy_status_t qy_spec_canonical(const qy_spec_t *spec, qy_digest_fn digest_of, voi
 /* Differences of two canonical forms: "quantize.weights.bits: 2, was 3; seed: 1, was 2". */
 qy_status_t qy_spec_difference(const char *old_json, const char *new_json, char *out, size_t size,
                                qy_error_t *err);
+
+/* What the method starts from: its init key. */
+qy_init_t qy_spec_init(const qy_spec_t *spec);
 
 /* The table of keys, for `quarry plan --defaults`. */
 void qy_spec_print_keys(FILE *file);

@@ -217,7 +217,15 @@ qy_status_t qy_key_text(const qy_spec_t *spec, const qy_key_t *key, int item, ch
 
 bool qy_spec_calibrates(const qy_spec_t *spec)
 {
-    return spec->quantize.method == QY_METHOD_BLOCK_AP;
+    return spec->quantize.method != QY_METHOD_RTN;
+}
+
+qy_init_t qy_spec_init(const qy_spec_t *spec)
+{
+    const int init[QY_N_METHODS] = {[QY_METHOD_BLOCK_AP] = spec->block_ap.init,
+                                    [QY_METHOD_RTN] = spec->rtn.init,
+                                    [QY_METHOD_GPTQ] = spec->gptq.init};
+    return (qy_init_t)init[spec->quantize.method];
 }
 
 bool qy_key_active(const qy_key_t *key, const qy_spec_t *spec)
@@ -228,6 +236,8 @@ bool qy_key_active(const qy_key_t *key, const qy_spec_t *spec)
         return spec->quantize.method == QY_METHOD_BLOCK_AP;
     if (strncmp(key->path, "rtn.", 4) == 0)
         return spec->quantize.method == QY_METHOD_RTN;
+    if (strncmp(key->path, "gptq.", 5) == 0)
+        return spec->quantize.method == QY_METHOD_GPTQ;
     if (strncmp(key->path, "e2e_qp.", 7) == 0)
         return spec->e2e_qp.present;
     if (strncmp(key->path, "calibration.", 12) == 0)

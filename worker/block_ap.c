@@ -60,8 +60,7 @@ qy_status_t qy_block_ap_take(qy_block_ap_t *t, const qy_plan_t *plan, qy_forward
 {
     *t = (qy_block_ap_t){
         .plan = plan, .f = f, .training = training, .scaled = f->dev->compute == QY_F16};
-    t->init = plan->spec.quantize.method == QY_METHOD_RTN ? plan->spec.rtn.init
-                                                          : plan->spec.block_ap.init;
+    t->init = qy_spec_init(&plan->spec);
     const qy_arch_t *a = &f->model->arch;
     for (int i = 0; i < QY_N_LINEARS; i++)
         if (a->linear[i].present)

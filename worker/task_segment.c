@@ -8,9 +8,9 @@
 
 #include "base/clock.h"
 #include "jobs/finished.h"
-#include "worker/block_ap.h"
 #include "worker/block_save.h"
 #include "worker/decorate.h"
+#include "worker/gptq.h"
 #include "worker/run_task.h"
 
 typedef struct {
@@ -18,31 +18,43 @@ typedef struct {
     const qy_task_t *task;
     const qy_plan_t *plan;
     int64_t first, end; /* blocks of the segment */
-    int training;
+    int training;       /* the method looks at activations */
     void *memory;
     qy_arena_t arena;
     qy_forward_t forward;
     qy_block_ap_t trainer;
+    qy_gptq_t gptq;
     qy_stream_t *target, *input; /* NULL where no activations are needed (rtn) */
 } segment_t;
+
+static int is_gptq(const segment_t *s)
+{
+    return s->plan->spec.quantize.method == QY_METHOD_GPTQ;
+}
 
 static qy_status_t take(segment_t *s, qy_arena_t *arena, qy_error_t *err)
 {
     qy_quant_form_t form = qy_plan_form(s->plan);
     const qy_spec_t *spec = &s->plan->spec;
-    QY_TRY(qy_forward_take(&s->forward, s->work->dev, s->work->model, &form,
-                           s->training ? spec->block_ap.batch_size : 1,
-                           s->training ? spec->calibration.sequence_length : 2, arena, err));
-    return qy_block_ap_take(&s->trainer, s->plan, &s->forward, s->training, arena, err);
+    int64_t length = s->training ? spec->calibration.sequence_length : 2;
+    int64_t batch = !s->training ? 1
+                    : is_gptq(s) ? qy_forward_batch(length)
+                                 : spec->block_ap.batch_size;
+    QY_TRY(qy_forward_take(&s->forward, s->work->dev, s->work->model, &form, batch, length, arena,
+                           err));
+    QY_TRY(qy_block_ap_take(&s->trainer, s->plan, &s->forward, s->training && !is_gptq(s), arena,
+                            err));
+    return is_gptq(s) ? qy_gptq_take(&s->gptq, s->plan, &s->trainer, arena, err) : QY_OK;
 }
 
 static segment_t segment_of(const qy_work_t *work)
 {
     const qy_plan_t *plan = work->plan;
-    return (segment_t){.work = work,
-                       .plan = plan,
-                       .training = plan->spec.quantize.method == QY_METHOD_BLOCK_AP &&
-                                   plan->block_ap.steps > 0};
+    return (segment_t){
+        .work = work,
+        .plan = plan,
+        .training = plan->n_samples > 0 &&
+                    (plan->spec.quantize.method != QY_METHOD_BLOCK_AP || plan->block_ap.steps > 0)};
 }
 
 qy_status_t qy_task_segment_bytes(const qy_work_t *work, size_t *bytes, qy_error_t *err)
@@ -53,6 +65,8 @@ qy_status_t qy_task_segment_bytes(const qy_work_t *work, size_t *bytes, qy_error
     qy_arena_init(&measure, "segment", NULL, 0);
     QY_TRY(take(&s, &measure, err));
     *bytes = measure.peak;
+    if (is_gptq(&s)) /* and what making a factor may take */
+        *bytes += qy_tensor_bytes(&s.gptq.u);
     if (!s.training)
         return QY_OK;
     /* The first segment begins at the embedding. */
@@ -176,6 +190,18 @@ close:
     return status;
 }
 
+/* Rounding's error on the training samples and GPTQ's stand for the training's. */
+static qy_status_t run_gptq(segment_t *s, int64_t block, const qy_block_weights_t *weights,
+                            losses_t *losses, qy_error_t *err)
+{
+    int64_t n_train = s->plan->spec.calibration.samples;
+    QY_TRY(qy_forward_error(&s->forward, s->input, s->target, 0, n_train, &losses->training.first,
+                            err));
+    QY_TRY(qy_gptq_run(&s->gptq, block, weights, s->input, s->work->hooks, err));
+    return qy_forward_error(&s->forward, s->input, s->target, 0, n_train, &losses->training.last,
+                            err);
+}
+
 /* The part of a block's work that needs activations; leaves the trained weights in the trainer. */
 static qy_status_t train(segment_t *s, int64_t block, const qy_block_weights_t *weights,
                          losses_t *losses, qy_error_t *err)
@@ -188,6 +214,8 @@ static qy_status_t train(segment_t *s, int64_t block, const qy_block_weights_t *
     QY_TRY(qy_block_ap_start(&s->trainer, weights, err));
     QY_TRY(qy_forward_error(&s->forward, s->input, s->target, n_train, n - n_train,
                             &losses->validation_before, err));
+    if (is_gptq(s))
+        return run_gptq(s, block, weights, losses, err);
     return qy_block_ap_train(&s->trainer, block, s->input, s->target, s->work->hooks,
                              &losses->training, err);
 }
