@@ -314,6 +314,13 @@ qy_status_t qy_block_forward(const qy_block_t *block, const qy_block_params_t *p
     return QY_OK;
 }
 
+const qy_tensor_t *qy_block_value(const qy_block_t *block, const qy_block_params_t *params,
+                                  const qy_block_acts_t *acts, qy_slot_t slot)
+{
+    pass_t pass = begin_pass(block, params, acts);
+    return value_of(&pass, slot);
+}
+
 /* The gradient buffer of a slot: its home's. */
 static qy_tensor_t grad_of(const pass_t *pass, qy_slot_t slot)
 {

@@ -99,6 +99,11 @@ qy_status_t qy_block_forward(const qy_block_t *block, const qy_block_params_t *p
                              qy_block_acts_t *acts, const qy_tensor_t *x, const qy_tensor_t *y,
                              qy_error_t *err);
 
+/* What readers of a slot see after a forward pass with these params: a decorated slot that is left
+ * out is its source. */
+const qy_tensor_t *qy_block_value(const qy_block_t *block, const qy_block_params_t *params,
+                                  const qy_block_acts_t *acts, qy_slot_t slot);
+
 /*
  * Gradients from dy (compute (batch × length, hidden)), which is overwritten: with want_dx by the
  * gradient of x. Without it no row computes what only that would need.

@@ -75,7 +75,8 @@ typedef struct {
 static qy_status_t add_batch(qy_gptq_t *g, const qy_block_acts_t *acts, int first, int end,
                              int accumulate, qy_error_t *err)
 {
-    const qy_program_t *program = &g->vars->f->block.program;
+    const qy_forward_t *f = g->vars->f;
+    const qy_program_t *program = &f->block.program;
     float scale = (float)(2.0 / (double)g->plan->spec.calibration.samples);
     int seen = first - 1;
     for (int i = 0; i < program->n_rows; i++) {
@@ -84,7 +85,8 @@ static qy_status_t add_batch(qy_gptq_t *g, const qy_block_acts_t *acts, int firs
         if (site <= seen || site >= end)
             continue;
         seen = site;
-        QY_TRY(qy_gram(g->vars->f->dev, &g->h[site], &acts->slot[row->in], scale, accumulate, err));
+        const qy_tensor_t *x = qy_block_value(&f->block, &f->params, acts, row->in);
+        QY_TRY(qy_gram(f->dev, &g->h[site], x, scale, accumulate, err));
     }
     return QY_OK;
 }

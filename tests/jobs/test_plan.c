@@ -360,6 +360,23 @@ static void test_print(void **state)
     qy_plan_destroy(&plan);
 }
 
+/* A calibrating method that trains nothing: samples and segments as ever, no steps. */
+static void test_gptq(void **state)
+{
+    (void)state;
+    qy_plan_t *plan = make_plan(TINY_JOB, "quantize.method=gptq", 4), *other;
+    assert_true(plan->n_samples > 0 && plan->n_ranges > 0 && plan->n_segments == 4);
+    assert_int_equal(plan->block_ap.steps, 0);
+    assert_true(plan->device_bytes > 4 * (3 * 256 * 256 + 3 * 512 * 512));
+    other = make_plan(TINY_JOB "gptq: {damping: 0.02}\n", "quantize.method=gptq", 4);
+    assert_string_not_equal(plan->hash, other->hash);
+    qy_plan_destroy(&other);
+    other = make_plan(TINY_JOB "rtn: {init: min-max}\n", "quantize.method=gptq", 4);
+    assert_string_equal(plan->hash, other->hash);
+    qy_plan_destroy(&other);
+    qy_plan_destroy(&plan);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -375,6 +392,7 @@ int main(void)
         cmocka_unit_test(test_bytes),
         cmocka_unit_test(test_huge),
         cmocka_unit_test(test_print),
+        cmocka_unit_test(test_gptq),
     };
     return cmocka_run_group_tests(tests, open_folder, close_folder);
 }
