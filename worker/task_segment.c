@@ -86,7 +86,8 @@ static qy_status_t open_memory(segment_t *s, qy_error_t *err)
     QY_TRY(qy_device_alloc(s->work->dev, &s->memory, measure.peak, err));
     qy_arena_init(&s->arena, "segment", s->memory, measure.peak);
     QY_TRY(take(s, &s->arena, err));
-    return s->training ? qy_block_save_create(&s->trainer.save, &s->trainer, err) : QY_OK;
+    return s->training && !is_gptq(s) ? qy_block_save_create(&s->trainer.save, &s->trainer, err)
+                                      : QY_OK;
 }
 
 /* Both streams from a capture's files, range by range. */
