@@ -367,7 +367,6 @@ static void test_gptq(void **state)
     qy_plan_t *plan = make_plan(TINY_JOB, "quantize.method=gptq", 4), *other;
     assert_true(plan->n_samples > 0 && plan->n_ranges > 0 && plan->n_segments == 4);
     assert_int_equal(plan->block_ap.steps, 0);
-    assert_true(plan->device_bytes > 4 * (3 * 256 * 256 + 3 * 512 * 512));
     other = make_plan(TINY_JOB "gptq: {damping: 0.02}\n", "quantize.method=gptq", 4);
     assert_string_not_equal(plan->hash, other->hash);
     qy_plan_destroy(&other);
