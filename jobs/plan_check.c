@@ -133,7 +133,7 @@ static qy_status_t check_e2e(const qy_plan_t *plan, qy_error_t *err)
     return check_batch("e2e_qp", spec->e2e_qp.batch_size, samples, err);
 }
 
-static qy_status_t check_exports(const qy_plan_t *plan, qy_error_t *err)
+static qy_status_t check_exports(const qy_plan_t *plan, const qy_model_t *model, qy_error_t *err)
 {
     const qy_spec_t *spec = &plan->spec;
     const qy_quant_form_t form = qy_plan_form(plan);
@@ -146,7 +146,10 @@ static qy_status_t check_exports(const qy_plan_t *plan, qy_error_t *err)
         for (int j = 0; j < i; j++)
             if (strcmp(spec->export_format[j], name) == 0)
                 return qy_fail(err, QY_ERR_ARG, "export: \"%s\" is named twice", name);
-        if (exporter->check(&plan->arch, &form, err) != QY_OK)
+        qy_status_t status = exporter->check(&plan->arch, &form, err);
+        if (status == QY_OK && exporter->check_model)
+            status = exporter->check_model(model, err);
+        if (status != QY_OK)
             return qy_fail_in(err, "export %s", name);
     }
     return QY_OK;
@@ -197,7 +200,7 @@ qy_status_t qy_plan_check(const qy_plan_t *plan, const qy_model_t *model, qy_err
                                err));
     }
     QY_TRY(check_e2e(plan, err));
-    QY_TRY(check_exports(plan, err));
+    QY_TRY(check_exports(plan, model, err));
     QY_TRY(check_texts(plan, err));
     return check_run_dir(plan, err);
 }

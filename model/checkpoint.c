@@ -42,24 +42,52 @@ static qy_status_t copy_file(const char *model, const char *dir, const char *nam
     return status;
 }
 
+/* What a GGUF file has in place of files. */
+static const struct {
+    const char *name;
+    qy_status_t (*make)(json_t **out, const qy_gguf_t *gguf, qy_error_t *err);
+} parts[] = {
+    {"tokenizer.json", qy_gguf_tokenizer},
+    {"tokenizer_config.json", qy_gguf_tokenizer_config},
+    {"special_tokens_map.json", qy_gguf_special_tokens},
+    {"generation_config.json", qy_gguf_generation_config},
+};
+enum { N_PARTS = sizeof parts / sizeof *parts };
+
 static qy_status_t write_parts(const qy_gguf_t *gguf, const char *dir, qy_error_t *err)
 {
-    static const struct {
-        const char *name;
-        qy_status_t (*make)(json_t **out, const qy_gguf_t *gguf, qy_error_t *err);
-    } parts[] = {
-        {"tokenizer.json", qy_gguf_tokenizer},
-        {"tokenizer_config.json", qy_gguf_tokenizer_config},
-        {"special_tokens_map.json", qy_gguf_special_tokens},
-        {"generation_config.json", qy_gguf_generation_config},
-    };
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+    for (int i = 0; i < N_PARTS; i++) {
         json_t *object;
         QY_TRY(parts[i].make(&object, gguf, err));
         qy_status_t status = qy_checkpoint_write_json(dir, parts[i].name, object, err);
         json_decref(object);
         QY_TRY(status);
     }
+    return QY_OK;
+}
+
+static qy_status_t make_part(json_t **out, const char *model, const char *name, qy_error_t *err)
+{
+    qy_gguf_t *gguf;
+    QY_TRY(qy_gguf_open(&gguf, model, err));
+    qy_status_t status = QY_OK;
+    for (int i = 0; i < N_PARTS && status == QY_OK; i++)
+        if (strcmp(parts[i].name, name) == 0)
+            status = parts[i].make(out, gguf, err);
+    qy_gguf_close(&gguf);
+    return status;
+}
+
+qy_status_t qy_checkpoint_part(json_t **out, const char *model, const char *name, qy_error_t *err)
+{
+    char path[QY_PATH_MAX];
+    json_t *made = NULL;
+    QY_TRY(qy_path(path, err, "%s/%s", model, name));
+    if (qy_gguf_is_name(model))
+        QY_TRY(make_part(&made, model, name, err));
+    else if (qy_file_exists(path))
+        QY_TRY(qy_json_read(&made, path, CONFIG_MAX, err));
+    *out = made;
     return QY_OK;
 }
 

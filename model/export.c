@@ -7,8 +7,8 @@
 #include "model/export_common.h"
 #include "model/target.h"
 
-static const qy_exporter_t *const exporters[] = {&qy_exporter_compressed_tensors, &qy_exporter_gptq,
-                                                 &qy_exporter_hf};
+static const qy_exporter_t *const exporters[] = {&qy_exporter_compressed_tensors, &qy_exporter_gguf,
+                                                 &qy_exporter_gptq, &qy_exporter_hf};
 enum { N_EXPORTERS = sizeof exporters / sizeof *exporters };
 
 const qy_exporter_t *qy_exporter_find(const char *name)
@@ -21,7 +21,7 @@ const qy_exporter_t *qy_exporter_find(const char *name)
 
 const char *qy_exporter_names(void)
 {
-    return "compressed-tensors, gptq, hf";
+    return "compressed-tensors, gguf, gptq, hf";
 }
 
 /* --- files beside the tensors --- */
@@ -120,7 +120,8 @@ static qy_status_t write_all(const qy_exporter_t *exporter, const qy_export_t *j
     QY_TRY(write_card(exporter, job, base, dir, err));
     if (job->recipe)
         QY_TRY(write_text(dir, "recipe.yaml", job->recipe, err));
-    QY_TRY(qy_checkpoint_copy_files(job->model->dir, dir, err));
+    if (!exporter->whole)
+        QY_TRY(qy_checkpoint_copy_files(job->model->dir, dir, err));
     return exporter->write(job, dir, err);
 }
 
@@ -129,6 +130,8 @@ qy_status_t qy_export_run(const qy_exporter_t *exporter, const qy_export_t *job,
 {
     qy_target_t target;
     QY_TRY(exporter->check(&job->model->arch, &job->form, err));
+    if (exporter->check_model)
+        QY_TRY(exporter->check_model(job->model, err));
     QY_TRY(qy_target_begin(&target, dir, job->model->dir, job->overwrite, err));
     return qy_target_end(&target, write_all(exporter, job, target.temp, err), err);
 }

@@ -15,7 +15,8 @@ enum { QY_TENSOR_NAME_MAX = 160 };
 
 extern const uint64_t qy_export_shard_bytes; /* as transformers 4.x */
 
-extern const qy_exporter_t qy_exporter_compressed_tensors, qy_exporter_gptq, qy_exporter_hf;
+extern const qy_exporter_t qy_exporter_compressed_tensors, qy_exporter_gguf, qy_exporter_gptq,
+    qy_exporter_hf;
 
 /* The tensors that a checkpoint will hold; names are owned. */
 typedef struct {

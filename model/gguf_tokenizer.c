@@ -6,7 +6,6 @@
  * Source: llama.cpp, src/llama-vocab.cpp; Hugging Face tokenizers' conversion of SentencePiece
  * models.
  */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,50 +13,6 @@
 #include "model/gguf_inner.h"
 #include "model/gguf_model.h"
 #include "model/gguf_vocab.h"
-#include "model/grow.h"
-
-#define LETTERS_AND_REST "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define CONTRACTIONS     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+"
-
-static const char llama3_words[] = CONTRACTIONS "|\\p{N}{1,3}" LETTERS_AND_REST;
-static const char qwen2_words[] = CONTRACTIONS "|\\p{N}" LETTERS_AND_REST;
-static const char space_mark[] = "\xe2\x96\x81"; /* U+2581, SentencePiece's space */
-
-/* What tokenizer.ggml.pre stands for. */
-typedef struct {
-    const char *name;
-    const char *words; /* NULL: GPT-2's, which ByteLevel has itself */
-    bool digits;       /* each digit alone */
-    bool nfc, ignore_merges, bos;
-} pre_t;
-
-static const pre_t pres[] = {
-    {.name = "gpt-2"},
-    {.name = "smollm", .digits = true},
-    {.name = "qwen2", .words = qwen2_words, .nfc = true},
-    {.name = "deepseek-r1-qwen", .words = qwen2_words, .nfc = true},
-    {.name = "llama-bpe", .words = llama3_words, .ignore_merges = true, .bos = true},
-    {.name = "llama3", .words = llama3_words, .ignore_merges = true, .bos = true},
-    {.name = "llama-v3", .words = llama3_words, .ignore_merges = true, .bos = true},
-};
-enum { N_PRES = sizeof pres / sizeof *pres };
-
-static qy_status_t find_pre(const qy_gguf_t *g, const pre_t **out, qy_error_t *err)
-{
-    qy_gguf_text_t name = {0};
-    char known[256] = "";
-    QY_TRY(qy_gguf_text(g, "tokenizer.ggml.pre", &name, err));
-    for (int i = 0; i < N_PRES; i++) {
-        if (strlen(pres[i].name) == name.n && memcmp(pres[i].name, name.bytes, name.n) == 0) {
-            *out = &pres[i];
-            return QY_OK;
-        }
-        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "",
-                 pres[i].name);
-    }
-    return qy_fail(err, QY_ERR_UNSUPPORTED, "%s: tokenizer.ggml.pre is \"%.*s\" (known: %s)",
-                   g->path, (int)(name.n < 60 ? name.n : 60), name.n ? name.bytes : "", known);
-}
 
 /* --- BPE of bytes --- */
 
@@ -67,7 +22,7 @@ static json_t *byte_level(bool use_regex)
                      "trim_offsets", 1, "use_regex", use_regex);
 }
 
-static json_t *make_words(const pre_t *pre)
+static json_t *make_words(const qy_gguf_pre_t *pre)
 {
     if (pre->digits)
         return json_pack("{s:s, s:[{s:s, s:b}, o]}", "type", "Sequence", "pretokenizers", "type",
@@ -97,10 +52,10 @@ static qy_status_t read_merges(json_t *merges, const qy_gguf_t *g, qy_error_t *e
 static qy_status_t fill_bytes(json_t *root, json_t *model, const qy_gguf_vocab_t *vocab, bool *bos,
                               qy_error_t *err)
 {
-    const pre_t *pre = NULL;
+    const qy_gguf_pre_t *pre = NULL;
     json_t *merges = json_array();
     json_object_set_new(model, "merges", merges);
-    QY_TRY(find_pre(vocab->gguf, &pre, err));
+    QY_TRY(qy_gguf_pre_find(&pre, vocab->gguf, err));
     json_object_set_new(root, "normalizer",
                         pre->nfc ? json_pack("{s:s}", "type", "NFC") : json_null());
     json_object_set_new(root, "pre_tokenizer", make_words(pre));
@@ -112,53 +67,6 @@ static qy_status_t fill_bytes(json_t *root, json_t *model, const qy_gguf_vocab_t
 
 /* --- SentencePiece's BPE of characters --- */
 
-typedef struct {
-    float score;
-    int32_t left, right;
-} merge_t;
-
-typedef struct {
-    merge_t *items;
-    int64_t n, capacity;
-} merges_t;
-
-/* Better scores first; between equal ones the lower ids. */
-static int by_score(const void *a, const void *b)
-{
-    const merge_t *x = a, *y = b;
-    if (x->score != y->score)
-        return x->score > y->score ? -1 : 1;
-    if (x->left != y->left)
-        return x->left < y->left ? -1 : 1;
-    return (x->right > y->right) - (x->right < y->right);
-}
-
-/* Every pair of tokens that make up this one. */
-static qy_status_t add_pairs(merges_t *merges, const qy_gguf_vocab_t *vocab, int64_t id,
-                             qy_error_t *err)
-{
-    qy_gguf_text_t whole = vocab->tokens[id];
-    for (size_t cut = 1; cut < whole.n; cut++) {
-        if (((unsigned char)whole.bytes[cut] & 0xc0u) == 0x80u)
-            continue; /* inside of a character */
-        int64_t left = qy_gguf_vocab_find(vocab, (qy_gguf_text_t){whole.bytes, cut});
-        int64_t right =
-            left < 0
-                ? -1
-                : qy_gguf_vocab_find(vocab, (qy_gguf_text_t){whole.bytes + cut, whole.n - cut});
-        if (right < 0)
-            continue;
-        merge_t *items =
-            qy_grow(merges->items, &merges->capacity, merges->n + 1, sizeof *merges->items);
-        if (!items)
-            return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for its merges", vocab->gguf->path);
-        merges->items = items;
-        items[merges->n++] =
-            (merge_t){qy_gguf_vocab_score(vocab, id), (int32_t)left, (int32_t)right};
-    }
-    return QY_OK;
-}
-
 static json_t *token_string(const qy_gguf_vocab_t *vocab, int64_t id)
 {
     return json_stringn(vocab->tokens[id].bytes, vocab->tokens[id].n);
@@ -166,12 +74,8 @@ static json_t *token_string(const qy_gguf_vocab_t *vocab, int64_t id)
 
 static qy_status_t rebuild_merges(json_t *out, const qy_gguf_vocab_t *vocab, qy_error_t *err)
 {
-    merges_t merges = {0};
-    qy_status_t status = QY_OK;
-    for (int64_t id = 0; id < vocab->n && status == QY_OK; id++)
-        status = add_pairs(&merges, vocab, id, err);
-    if (merges.n > 0)
-        qsort(merges.items, (size_t)merges.n, sizeof *merges.items, by_score);
+    qy_gguf_merges_t merges = {0};
+    qy_status_t status = qy_gguf_merges_find(&merges, vocab, err);
     for (int64_t i = 0; i < merges.n && status == QY_OK; i++)
         if (json_array_append_new(out,
                                   json_pack("[o, o]", token_string(vocab, merges.items[i].left),
@@ -191,15 +95,15 @@ static qy_status_t fill_pieces(json_t *root, json_t *model, const qy_gguf_vocab_
     if (!vocab->scores)
         return qy_fail(err, QY_ERR_FORMAT, "%s: no tokenizer.ggml.scores", vocab->gguf->path);
     json_t *replace = json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String", " ",
-                                "content", space_mark);
+                                "content", qy_gguf_space);
     if (space)
         replace = json_pack("{s:s, s:[{s:s, s:s}, o]}", "type", "Sequence", "normalizers", "type",
-                            "Prepend", "prepend", space_mark, replace);
+                            "Prepend", "prepend", qy_gguf_space, replace);
     json_object_set_new(root, "normalizer", replace);
     json_object_set_new(root, "pre_tokenizer", json_null());
     json_t *steps =
         json_pack("[{s:s, s:{s:s}, s:s}, {s:s}, {s:s}]", "type", "Replace", "pattern", "String",
-                  space_mark, "content", " ", "type", "ByteFallback", "type", "Fuse");
+                  qy_gguf_space, "content", " ", "type", "ByteFallback", "type", "Fuse");
     if (space)
         json_array_append_new(steps, json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content",
                                                " ", "start", 1, "stop", 0));

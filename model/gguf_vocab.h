@@ -41,4 +41,34 @@ bool qy_gguf_vocab_is_added(const qy_gguf_vocab_t *vocab, int64_t id);
 /* {"content": …, "special": …}, without its id. */
 json_t *qy_gguf_added_token(const qy_gguf_vocab_t *vocab, int64_t id);
 
+/* --- words and merges --- */
+
+extern const char qy_gguf_space[]; /* U+2581, SentencePiece's space */
+
+/* What a name in tokenizer.ggml.pre stands for. */
+typedef struct {
+    const char *name;
+    const char *words; /* pattern; NULL: GPT-2's, which ByteLevel has itself */
+    bool digits;       /* each digit alone */
+    bool nfc, ignore_merges, bos;
+} qy_gguf_pre_t;
+
+/* Each known one; NULL behind the last. And the file's; UNSUPPORTED where it is not known. */
+const qy_gguf_pre_t *qy_gguf_pre(int i);
+qy_status_t qy_gguf_pre_find(const qy_gguf_pre_t **out, const qy_gguf_t *gguf, qy_error_t *err);
+
+typedef struct {
+    float score; /* of the token that it makes */
+    int32_t left, right;
+} qy_gguf_merge_t;
+
+typedef struct {
+    qy_gguf_merge_t *items; /* the caller's to free, in any case */
+    int64_t n, capacity;
+} qy_gguf_merges_t;
+
+/* Every pair of tokens that together are a token: better scores first, then lower ids. */
+qy_status_t qy_gguf_merges_find(qy_gguf_merges_t *out, const qy_gguf_vocab_t *vocab,
+                                qy_error_t *err);
+
 #endif
