@@ -129,8 +129,8 @@ static void test_table(void **state)
         assert_non_null(qy_exporter_find(name));
         assert_string_equal(qy_exporter_find(name)->name, name);
     }
-    assert_int_equal(n, 3);
-    assert_null(qy_exporter_find("gguf"));
+    assert_int_equal(n, 4);
+    assert_null(qy_exporter_find("exl2"));
 }
 
 static void test_unsupported_forms(void **state)
