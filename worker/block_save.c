@@ -37,6 +37,7 @@ struct qy_block_save {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     order_t order; /* IDLE: done */
+    double waited; /* s that the device had nothing to do for the copy at hand */
     qy_error_t written;
 };
 
@@ -140,10 +141,17 @@ static void *serve(void *argument)
         }
         order_t order = s->order;
         qy_error_t error = {0};
+        double began = qy_now_s();
         pthread_mutex_unlock(&s->mutex);
         if ((order == WRITE ? write_file(s, &error) : take_memory(s, &error)) != QY_OK)
             qy_log(QY_LOG_WARN, "block %lld: no checkpoint after step %lld: %s",
                    (long long)s->block, (long long)s->step, error.text);
+        else if (order == WRITE)
+            qy_log(
+                QY_LOG_INFO,
+                "block %lld saved after step %lld: copied in %.3f s, written beside the training "
+                "in %.2f s",
+                (long long)s->block, (long long)s->step, s->waited, qy_now_s() - began);
         pthread_mutex_lock(&s->mutex);
         s->written = error;
         s->order = IDLE;
@@ -256,7 +264,9 @@ qy_status_t qy_block_save_write(qy_block_save_t *s, const float *losses, int64_t
         return QY_OK;
     }
     QY_TRY(take_memory(s, err));
+    double began = qy_now_s();
     QY_TRY(copy_out(s, err));
+    s->waited = qy_now_s() - began;
     memcpy(s->losses, losses, (size_t)step * sizeof *losses);
     s->step = step;
     s->last = qy_now_s();

@@ -38,7 +38,7 @@ def random_llama(folder, blocks, hidden=32, mlp=32, vocab=2048):
     os.mkdir(path)
     shutil.copy(os.path.join(DATA, "models/tiny-llama-kjv/tokenizer.json"), path)
     config = dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_size=hidden, intermediate_size=mlp, num_hidden_layers=blocks,
-                  num_attention_heads=hidden // 16, num_key_value_heads=hidden // 16, head_dim=16, vocab_size=vocab, max_position_embeddings=64, rms_norm_eps=1e-5,
+                  num_attention_heads=hidden // 32, num_key_value_heads=hidden // 32, head_dim=32, vocab_size=vocab, max_position_embeddings=64, rms_norm_eps=1e-5,
                   tie_word_embeddings=True, dtype="float16", hidden_act="silu")
     with open(os.path.join(path, "config.json"), "w") as f:
         json.dump(config, f)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """A stop request inside a block, by SIGUSR1 or SIGTERM to the run, to its task's process, or by a file `halt`: the block is saved
 at the next step, the run ends with 75, the next start goes on after that very step, and the bytes are those of a run that nobody
-stopped. usage: test_stop.py QUARRY"""
+stopped. usage: test_stop.py QUARRY [KEY=VALUE]...: with settings, such as another device, one signal only"""
 import os, re, signal, subprocess, sys, time
 from quarry_job import random_llama, results, run, same_results, scratch, write_job
 
-quarry = sys.argv[1]
+quarry, settings = sys.argv[1], [x for s in sys.argv[2:] for x in ("--set", s)]
 JOB = """
 model: {model}
 run_dir: {run_dir}
@@ -44,7 +44,7 @@ def metric_lines(run_dir, word):
 
 def stop_once(job, run_dir, how, when):
     log = os.path.join(run_dir, "logs/rank-000.log")
-    p = subprocess.Popen([quarry, "run", job, "--quiet"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    p = subprocess.Popen([quarry, "run", job, "--quiet", *settings], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     wait_for(lambda: metric_lines(run_dir, when) > 0 or p.poll() is not None)
     assert p.poll() is None, f"over before it could be stopped: {p.communicate()[0]}"
     began = time.time()
@@ -57,7 +57,7 @@ def stop_once(job, run_dir, how, when):
     out, _ = p.communicate(timeout=60)
     assert p.returncode == 75 and "stopped on request" in out, f"{how}: exit {p.returncode}\n{out}"
     if how == "halt":
-        code, out = run([quarry, "run", job, "--quiet"])
+        code, out = run([quarry, "run", job, "--quiet", *settings])
         assert code == 2 and "halt" in out and "remove" in out, f"with the halt file: exit {code}\n{out}"
         os.remove(os.path.join(run_dir, "halt"))
     return time.time() - began, os.path.getsize(log)
@@ -66,17 +66,17 @@ def stop_once(job, run_dir, how, when):
 with scratch() as folder:
     model = random_llama(folder, 2)
     calm = write_job(folder, "calm.yaml", "calm", JOB, model=model)
-    code, out = run([quarry, "run", calm, "--quiet"])
+    code, out = run([quarry, "run", calm, "--quiet", *settings])
     assert code == 0, out
     want = results(os.path.join(folder, "calm"))
-    for how in (signal.SIGUSR1, signal.SIGTERM, "task", "halt"):
+    for how in (signal.SIGUSR1,) if settings else (signal.SIGUSR1, signal.SIGTERM, "task", "halt"):
         name = how if isinstance(how, str) else signal.Signals(how).name
         job, run_dir = write_job(folder, f"{name}.yaml", name, JOB, model=model), os.path.join(folder, name)
         seconds, at = stop_once(job, run_dir, how, '"block":0,')
         saved = [n for n in os.listdir(os.path.join(run_dir, "blocks")) if "partial" in n]
         assert len(saved) == 1, saved
         in_e2e = "" if isinstance(how, str) else stop_once(job, run_dir, how, '"phase":"e2e_qp"') and ", in E2E-QP too"
-        code, out = run([quarry, "run", job, "--quiet"])
+        code, out = run([quarry, "run", job, "--quiet", *settings])
         assert code == 0, f"exit {code}\n{out}"
         went_on = re.findall(rf"block {int(saved[0][:3])} goes on after step (\d+) of 4096", open(os.path.join(run_dir, "logs/rank-000.log")).read()[at:])
         assert len(went_on) == 1, went_on
