@@ -74,6 +74,9 @@ typedef struct {
 } qy_cuda_product_t;
 qy_status_t qy_cuda_multiply(const qy_device_t *dev, const qy_cuda_product_t *c, qy_error_t *err);
 
+/* "cuSOLVER 12.0.9", or that there is none (gptq.cu). */
+void qy_cuda_solver_name(char out[32]);
+
 /* Closes the solver's handle where there is one (gptq.cu). */
 void qy_cuda_solver_destroy(qy_cuda_impl *impl);
 

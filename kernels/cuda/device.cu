@@ -314,8 +314,10 @@ qy_status_t qy_cuda_open(qy_device_t *dev, int index, qy_error_t *err)
     if (dev->threads == 0)
         dev->threads = 1;
     size_t blas = cublasLtGetVersion();
-    snprintf(dev->libraries, sizeof dev->libraries, "CUDA %d.%d; cuBLASLt %zu.%zu.%zu; sm_%d%d",
+    char solver[32];
+    qy_cuda_solver_name(solver);
+    snprintf(dev->libraries, sizeof dev->libraries, "CUDA %d.%d; cuBLASLt %zu.%zu.%zu; %s; sm_%d%d",
              runtime / 1000, runtime % 1000 / 10, blas / 10000, blas / 100 % 100, blas % 100,
-             gpu.major, gpu.minor);
+             solver, gpu.major, gpu.minor);
     return QY_OK;
 }

@@ -1,6 +1,9 @@
 #include "kernels/gptq.h"
 
+#ifdef QUARRY_HAVE_CUSOLVER
 #include <cusolverDn.h>
+#endif
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "kernels/cuda/cuda.cuh"
@@ -11,14 +14,6 @@
  */
 
 enum { THREADS = 256, WARPS = THREADS / 32 };
-
-#define QY_CUSOLVER(call)                                                                          \
-    do {                                                                                           \
-        cusolverStatus_t qy_cusolver_status_ = (call);                                             \
-        if (qy_cusolver_status_ != CUSOLVER_STATUS_SUCCESS)                                        \
-            return qy_fail(err, QY_ERR_DEVICE, "cuda: %.300s: cuSOLVER status %d", #call,          \
-                           (int)qy_cusolver_status_);                                              \
-    } while (0)
 
 /* xᵀ x as columns: h (I, I) = (x as (I, M)) (x as (I, M))ᵀ */
 qy_status_t qy_cuda_gram(const qy_device_t *dev, qy_tensor_t *h, const qy_tensor_t *x, float scale,
@@ -85,6 +80,16 @@ qy_status_t qy_cuda_copy_columns(const qy_device_t *dev, qy_tensor_t *y, int64_t
 
 /* --- the factor ------------------------------------------------------------------------------ */
 
+#ifdef QUARRY_HAVE_CUSOLVER
+
+#define QY_CUSOLVER(call)                                                                          \
+    do {                                                                                           \
+        cusolverStatus_t qy_cusolver_status_ = (call);                                             \
+        if (qy_cusolver_status_ != CUSOLVER_STATUS_SUCCESS)                                        \
+            return qy_fail(err, QY_ERR_DEVICE, "cuda: %.300s: cuSOLVER status %d", #call,          \
+                           (int)qy_cusolver_status_);                                              \
+    } while (0)
+
 /* a = J A J: rows and columns in the reverse of the order. */
 struct arrange_t {
     float *a;
@@ -124,6 +129,15 @@ static qy_status_t open_solver(qy_cuda_impl *impl, qy_error_t *err)
     QY_CUSOLVER(cusolverDnSetStream(impl->solver, impl->stream));
     QY_CUSOLVER(cusolverDnSetDeterministicMode(impl->solver, CUSOLVER_DETERMINISTIC_RESULTS));
     return QY_OK;
+}
+
+void qy_cuda_solver_name(char out[32])
+{
+    int version[3] = {};
+    cusolverGetProperty(MAJOR_VERSION, &version[0]);
+    cusolverGetProperty(MINOR_VERSION, &version[1]);
+    cusolverGetProperty(PATCH_LEVEL, &version[2]);
+    snprintf(out, 32, "cuSOLVER %d.%d.%d", version[0], version[1], version[2]);
 }
 
 void qy_cuda_solver_destroy(qy_cuda_impl *impl)
@@ -201,6 +215,55 @@ qy_status_t qy_cuda_inverse_factor(const qy_device_t *dev, qy_tensor_t *u, int *
     const reverse_t reverse = {a, n};
     return qy_each<1>(dev, (n * n + 1) / 2, true, reverse, err);
 }
+
+#else
+
+/* Without cuSOLVER: by the CPU device's LAPACK. */
+static qy_status_t factor_on_host(const qy_device_t *dev, qy_tensor_t *u, int *definite,
+                                  const qy_tensor_t *h, const qy_tensor_t *order,
+                                  const qy_tensor_t *shift, char *memory, qy_error_t *err)
+{
+    const qy_tensor_t *from[] = {h, order, shift};
+    qy_tensor_t host[4];
+    qy_device_t cpu = {};
+    cpu.threads = 1;
+    for (int i = 0; i < 3; i++) {
+        host[i] = *from[i];
+        host[i].data = memory;
+        memory += qy_tensor_bytes(from[i]);
+        QY_TRY(qy_device_download(dev, host[i].data, from[i]->data, qy_tensor_bytes(from[i]), err));
+    }
+    host[3] = *u;
+    host[3].data = memory;
+    QY_TRY(qy_cpu_inverse_factor(&cpu, &host[3], definite, &host[0], &host[1], &host[2], err));
+    QY_TRY(qy_device_upload(dev, u->data, memory, qy_tensor_bytes(u), err));
+    return qy_device_wait(dev, err);
+}
+
+void qy_cuda_solver_name(char out[32])
+{
+    snprintf(out, 32, "no cuSOLVER");
+}
+
+void qy_cuda_solver_destroy(qy_cuda_impl *impl)
+{
+    (void)impl;
+}
+
+qy_status_t qy_cuda_inverse_factor(const qy_device_t *dev, qy_tensor_t *u, int *definite,
+                                   const qy_tensor_t *h, const qy_tensor_t *order,
+                                   const qy_tensor_t *shift, qy_error_t *err)
+{
+    size_t bytes = 2 * qy_tensor_bytes(h) + qy_tensor_bytes(order) + qy_tensor_bytes(shift);
+    char *memory = static_cast<char *>(malloc(bytes));
+    if (!memory)
+        return qy_fail(err, QY_ERR_MEMORY, "cuda: no host memory for %zu bytes", bytes);
+    qy_status_t status = factor_on_host(dev, u, definite, h, order, shift, memory, err);
+    free(memory);
+    return status;
+}
+
+#endif
 
 /* --- the columns ----------------------------------------------------------------------------- */
 
