@@ -92,6 +92,11 @@ uint32_t qy_crc32(const void *data, size_t bytes)
     return (uint32_t)crc32_z(crc32_z(0, NULL, 0), data, bytes);
 }
 
+uint64_t qy_xxh3_seeded(const void *data, size_t bytes, uint64_t seed)
+{
+    return XXH3_64bits_withSeed(data, bytes, seed);
+}
+
 uint64_t qy_xxh3(const void *data, size_t bytes)
 {
     return XXH3_64bits(data, bytes);

@@ -21,5 +21,6 @@ qy_status_t qy_sha256_file(const char *path, char hex[QY_SHA256_HEX], qy_error_t
 
 uint32_t qy_crc32(const void *data, size_t bytes);
 uint64_t qy_xxh3(const void *data, size_t bytes);
+uint64_t qy_xxh3_seeded(const void *data, size_t bytes, uint64_t seed);
 
 #endif

@@ -280,8 +280,10 @@ int qy_cmd_run(int argc, char **argv)
     qy_progress_init(&door.view, quiet);
     if (door.mpi && qy_mpi_begin(&door.rank, &door.n_ranks, &err) != QY_OK)
         return qy_door_error(&err, QY_EXIT_FAILED);
-    if (door.mpi && door.n_ranks > 1)
-        qy_device_bind(qy_mpi_place());
+    if (door.mpi && door.n_ranks > 1) {
+        int n_places, place = qy_mpi_place(&n_places);
+        qy_device_bind(place, n_places);
+    }
     code = run_job(job, overrides, n_overrides, &door);
     if (door.mpi)
         qy_mpi_end();

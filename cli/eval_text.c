@@ -43,7 +43,9 @@ qy_status_t qy_eval_text(eval_t *e, const char *path, qy_error_t *err)
     nll = malloc((size_t)windows * sizeof *nll);
     status = nll ? QY_OK : qy_fail(err, QY_ERR_MEMORY, "%s: out of memory", path);
     if (status == QY_OK)
-        status = qy_stream_create(&stream, e->dev, windows, bytes, 1, NULL, err);
+        status = qy_stream_create(
+            &stream, e->dev,
+            &(qy_stream_options_t){.n = windows, .sample_bytes = bytes, .in_memory = windows}, err);
     const qy_variant_source_t source = qy_eval_source(e);
     if (status == QY_OK)
         status = qy_evaluate_windows(e->dev, e->model, &source, stream, tokens, windows, e->length,

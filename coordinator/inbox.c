@@ -158,6 +158,7 @@ static qy_status_t take_block(qy_dispatch_t *d, int peer, const qy_slot_task_t *
     qy_entry_t entry = entry_about(d, QY_LEDGER_BLOCK, peer, &slot->task);
     entry.block = progress->block;
     entry.seconds = progress->seconds;
+    entry.stall_s = progress->stall_s;
     entry.loss_before = progress->loss_before;
     entry.loss_after = progress->loss_after;
     entry.validation_before = progress->validation_before;

@@ -29,7 +29,7 @@ typedef struct {
     int32_t task_id, attempt, rank;
     char host[64];
     int64_t pid, workers, block;
-    double seconds, loss_before, loss_after, validation_before, validation_after;
+    double seconds, stall_s, loss_before, loss_after, validation_before, validation_after;
     qy_status_t status;
     char text[508];
     int64_t n_values;

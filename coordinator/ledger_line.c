@@ -42,6 +42,7 @@ static const struct {
     FIELD(FIELD_I64, workers, IN(START)),
     FIELD(FIELD_I64, block, IN(BLOCK)),
     FIELD(FIELD_F64, seconds, IN(BLOCK) | IN(DONE) | IN(PHASE)),
+    FIELD(FIELD_F64, stall_s, IN(BLOCK)),
     FIELD(FIELD_F64, loss_before, IN(BLOCK)),
     FIELD(FIELD_F64, loss_after, IN(BLOCK)),
     FIELD(FIELD_F64, validation_before, IN(BLOCK)),

@@ -49,12 +49,13 @@ qy_status_t qy_mpi_begin(int *rank, int *n_ranks, qy_error_t *err)
     return check(MPI_Comm_size(MPI_COMM_WORLD, n_ranks), "MPI_Comm_size", err);
 }
 
-int qy_mpi_place(void)
+int qy_mpi_place(int *n)
 {
     MPI_Comm node;
     int place = 0;
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
     MPI_Comm_rank(node, &place);
+    MPI_Comm_size(node, n);
     MPI_Comm_free(&node);
     return place;
 }

@@ -13,8 +13,8 @@ int qy_mpi_launched(void);
 
 /* MPI_Init and the number of this process. With one process all links still work. */
 qy_status_t qy_mpi_begin(int *rank, int *n_ranks, qy_error_t *err);
-/* This process's place among those of its node, from 0. All call it together. */
-int qy_mpi_place(void);
+/* This process's place among the *n of its node, from 0. All call it together. */
+int qy_mpi_place(int *n);
 /* Everybody is done. */
 void qy_mpi_end(void);
 /* Ends all ranks of the launch at once; for failures in the midst of something that all do

@@ -89,7 +89,8 @@ static json_t *to_object(const qy_metric_t *metric)
                  json_object_set_new(object, "loss_after", real(p->loss_after)) |
                  json_object_set_new(object, "validation_before", real(p->validation_before)) |
                  json_object_set_new(object, "validation_after", real(p->validation_after)) |
-                 json_object_set_new(object, "seconds", real(p->seconds));
+                 json_object_set_new(object, "seconds", real(p->seconds)) |
+                 json_object_set_new(object, "stall_s", real(p->stall_s));
     if (failed) {
         json_decref(object);
         return NULL;
@@ -152,7 +153,8 @@ static int parse_line(qy_metric_t *out, const char *line, size_t n)
                         .loss_after = get_real(object, "loss_after"),
                         .validation_before = get_real(object, "validation_before"),
                         .validation_after = get_real(object, "validation_after"),
-                        .seconds = get_real(object, "seconds")};
+                        .seconds = get_real(object, "seconds"),
+                        .stall_s = get_real(object, "stall_s")};
     int is_progress = is_object && !json_object_get(object, "device_bytes");
     json_decref(object);
     return is_progress;

@@ -1,8 +1,9 @@
 /*
  * metrics.jsonl: progress for machines, a JSON object a line: time, phase, task, worker, block,
- * step, n_steps, loss, tokens_per_s; with block_done the block's losses and seconds. A line of a
- * finished task has device_bytes instead, the device memory that it allocated at most. Appended,
- * never needed by the run itself: no checksum, and a reader skips a line that a crash has torn.
+ * step, n_steps, loss, tokens_per_s; with block_done the block's losses, seconds, and of these
+ * stall_s. A line of a finished task has device_bytes instead, the device memory that it allocated
+ * at most. Appended, never needed by the run itself: no checksum, and a reader skips a line that a
+ * crash has torn.
  */
 #ifndef QY_COORDINATOR_METRICS_H
 #define QY_COORDINATOR_METRICS_H

@@ -98,8 +98,8 @@ static const char *block_state(const qy_run_state_t *s, int64_t block)
 static void print_blocks(FILE *file, const qy_run_state_t *s)
 {
     char text[32];
-    fprintf(file,
-            "\nblock segment state    loss before      after valid before      after     time\n");
+    fprintf(file, "\nblock segment state    loss before      after valid before      after     "
+                  "time    stall\n");
     for (int64_t b = 0; b < s->plan->arch.n_blocks; b++) {
         const qy_block_result_t *r = &s->block[b];
         fprintf(file, "%5lld %7lld %-8s", (long long)b, (long long)qy_plan_segment_of(s->plan, b),
@@ -108,7 +108,11 @@ static void print_blocks(FILE *file, const qy_run_state_t *s)
         print_number(file, 10, r->loss_after);
         print_number(file, 12, r->validation_before);
         print_number(file, 10, r->validation_after);
-        fprintf(file, " %8s\n", r->done ? clock_text(r->seconds, text) : "-");
+        fprintf(file, " %8s", r->done ? clock_text(r->seconds, text) : "-");
+        if (isfinite(r->stall_s) && r->seconds > 0)
+            fprintf(file, " %7.1f%%\n", 100 * r->stall_s / r->seconds);
+        else
+            fprintf(file, " %8s\n", "-");
     }
 }
 
@@ -191,13 +195,13 @@ static json_t *block_object(const qy_run_state_t *s, int64_t b)
     const qy_metric_t *latest = s->block_running[b] ? s->block_running[b]->latest : NULL;
     const qy_progress_t none = {.loss = (double)NAN, .tokens_per_s = (double)NAN};
     const qy_progress_t *p = latest && latest->progress.block == b ? &latest->progress : &none;
-    return json_pack("{s:I, s:I, s:s, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o}", "block",
-                     (json_int_t)b, "segment", (json_int_t)qy_plan_segment_of(s->plan, b), "state",
-                     block_state(s, b), "loss_before", real(r->loss_before), "loss_after",
-                     real(r->loss_after), "validation_before", real(r->validation_before),
-                     "validation_after", real(r->validation_after), "seconds", real(r->seconds),
-                     "step", (json_int_t)p->step, "n_steps", (json_int_t)p->n_steps, "loss",
-                     real(p->loss), "tokens_per_s", real(p->tokens_per_s));
+    return json_pack(
+        "{s:I, s:I, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o}", "block", (json_int_t)b,
+        "segment", (json_int_t)qy_plan_segment_of(s->plan, b), "state", block_state(s, b),
+        "loss_before", real(r->loss_before), "loss_after", real(r->loss_after), "validation_before",
+        real(r->validation_before), "validation_after", real(r->validation_after), "seconds",
+        real(r->seconds), "stall_s", real(r->stall_s), "step", (json_int_t)p->step, "n_steps",
+        (json_int_t)p->n_steps, "loss", real(p->loss), "tokens_per_s", real(p->tokens_per_s));
 }
 
 static json_t *latest_object(const qy_run_state_t *s)

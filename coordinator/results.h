@@ -20,7 +20,7 @@ bool qy_results_accuracy(const qy_ledger_t *ledger, const qy_plan_t *plan, int t
 /* What is known of a block; NAN what is not. */
 typedef struct {
     bool done;
-    double loss_before, loss_after, validation_before, validation_after, seconds;
+    double loss_before, loss_after, validation_before, validation_after, seconds, stall_s;
 } qy_block_result_t;
 
 /* out: plan->arch.n_blocks of them. From the ledger (may be NULL); of a block whose file is there

@@ -31,13 +31,17 @@ void qy_results_blocks(qy_block_result_t *out, const qy_plan_t *plan, const qy_l
 {
     double none = (double)NAN;
     for (int64_t b = 0; b < plan->arch.n_blocks; b++)
-        out[b] = (qy_block_result_t){false, none, none, none, none, none};
+        out[b] = (qy_block_result_t){false, none, none, none, none, none, none};
     for (int64_t i = 0; ledger && i < qy_ledger_count(ledger); i++) {
         const qy_entry_t *e = qy_ledger_at(ledger, i);
         if (e->kind == QY_LEDGER_BLOCK && e->block >= 0 && e->block < plan->arch.n_blocks)
-            out[e->block] = (qy_block_result_t){
-                true,      e->loss_before, e->loss_after, e->validation_before, e->validation_after,
-                e->seconds};
+            out[e->block] = (qy_block_result_t){true,
+                                                e->loss_before,
+                                                e->loss_after,
+                                                e->validation_before,
+                                                e->validation_after,
+                                                e->seconds,
+                                                e->stall_s};
     }
     for (int64_t b = 0; b < plan->arch.n_blocks; b++) {
         char path[QY_PATH_MAX];

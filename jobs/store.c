@@ -39,6 +39,13 @@ qy_status_t qy_store_partial(char out[QY_PATH_MAX], const qy_plan_t *plan, int64
     return qy_path(out, err, "%s/blocks/%03" PRId64 ".partial.h5", plan->spec.run_dir, block);
 }
 
+qy_status_t qy_store_stream(char out[QY_PATH_MAX], const qy_plan_t *plan, int64_t segment,
+                            int64_t block, const char *name, qy_error_t *err)
+{
+    return qy_path(out, err, "%s/streams/%02" PRId64 "/%03" PRId64 "-%s.bin", plan->spec.run_dir,
+                   segment, block, name);
+}
+
 qy_status_t qy_store_model(char out[QY_PATH_MAX], const qy_plan_t *plan, qy_error_t *err)
 {
     return qy_path(out, err, "%s/model/model.h5", plan->spec.run_dir);

@@ -23,6 +23,9 @@ qy_status_t qy_store_block(char out[QY_PATH_MAX], const qy_plan_t *plan, int64_t
                            qy_error_t *err); /* blocks/NNN.h5 */
 qy_status_t qy_store_partial(char out[QY_PATH_MAX], const qy_plan_t *plan, int64_t block,
                              qy_error_t *err); /* blocks/NNN.partial.h5 */
+qy_status_t qy_store_stream(char out[QY_PATH_MAX], const qy_plan_t *plan, int64_t segment,
+                            int64_t block, const char *name,
+                            qy_error_t *err); /* streams/NN/BBB-NAME.bin, in front of block BBB */
 qy_status_t qy_store_model(char out[QY_PATH_MAX], const qy_plan_t *plan,
                            qy_error_t *err); /* model/model.h5 */
 qy_status_t qy_store_e2e(char out[QY_PATH_MAX], const qy_plan_t *plan, int64_t step,

@@ -131,6 +131,7 @@ qy_status_t qy_progress_encode(const qy_progress_t *progress, void **bytes, size
     qy_put_f64(&out, progress->validation_before);
     qy_put_f64(&out, progress->validation_after);
     qy_put_f64(&out, progress->seconds);
+    qy_put_f64(&out, progress->stall_s);
     return qy_wire_finish(&out, bytes, n, err);
 }
 
@@ -153,6 +154,7 @@ qy_status_t qy_progress_decode(qy_progress_t *progress, const void *bytes, size_
     read.validation_before = qy_get_f64(&in);
     read.validation_after = qy_get_f64(&in);
     read.seconds = qy_get_f64(&in);
+    read.stall_s = qy_get_f64(&in);
     if (read.task_id < -1)
         qy_wire_refuse(&in, "a negative id");
     if (read.block < -1 || (read.block_done && read.block < 0))

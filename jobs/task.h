@@ -54,6 +54,7 @@ typedef struct {
     int32_t block_done;    /* 1: this block's file has just been committed */
     double loss_before, loss_after, validation_before, validation_after; /* with block_done */
     double seconds;        /* with block_done: time spent on it */
+    double stall_s;        /* with block_done: of it, time that the device waited for a disk */
 } qy_progress_t;
 
 typedef struct {

@@ -181,13 +181,31 @@ void qy_device_limit(const qy_device_t *dev, size_t bytes)
     dev->usage->limit = bytes;
 }
 
-size_t qy_device_own_bytes(const char *kind, size_t scratch_bytes, size_t upload_bytes)
+size_t qy_device_own_bytes(const char *kind, size_t scratch_bytes, size_t transfer_bytes)
 {
     if (strcmp(kind, "cuda") != 0)
         return 0;
     size_t scratch = scratch_bytes > QY_CUDA_SCRATCH ? scratch_bytes : QY_CUDA_SCRATCH;
-    size_t stage = upload_bytes > QY_CUDA_STAGE_LARGEST ? 0 : upload_bytes;
-    return QY_CUDA_BLAS_WORKSPACE + scratch + QY_CUDA_STAGES * stage;
+    size_t stage = transfer_bytes > QY_CUDA_STAGE_LARGEST ? 0 : transfer_bytes;
+    return QY_CUDA_BLAS_WORKSPACE + scratch + 2 * QY_CUDA_STAGES * stage;
+}
+
+qy_status_t qy_device_take(const qy_device_t *dev, void **memory, const char *name, qy_take_fn take,
+                           void *context, qy_error_t *err)
+{
+    qy_arena_t arena;
+    void *taken;
+    qy_arena_init(&arena, name, NULL, 0);
+    QY_TRY(take(context, &arena, err));
+    size_t bytes = arena.peak;
+    QY_TRY(qy_device_alloc(dev, &taken, bytes, err));
+    qy_arena_init(&arena, name, taken, bytes);
+    qy_status_t status = take(context, &arena, err);
+    if (status == QY_OK)
+        *memory = taken;
+    else
+        qy_device_free(dev, &taken);
+    return status;
 }
 
 qy_status_t qy_device_host_alloc(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err)
@@ -230,6 +248,29 @@ qy_status_t qy_device_copy(const qy_device_t *dev, void *dst, const void *src, s
 qy_status_t qy_device_wait(const qy_device_t *dev, qy_error_t *err)
 {
     return dev->vtable->wait(dev, err);
+}
+
+qy_status_t qy_device_mark(const qy_device_t *dev, void **mark, qy_direction_t direction,
+                           qy_error_t *err)
+{
+    return dev->vtable->mark(dev, mark, direction, err);
+}
+
+qy_status_t qy_device_mark_wait(const qy_device_t *dev, const void *mark, qy_error_t *err)
+{
+    return mark ? dev->vtable->mark_wait(dev, mark, err) : QY_OK;
+}
+
+void qy_device_mark_free(const qy_device_t *dev, void **mark)
+{
+    if (*mark)
+        dev->vtable->mark_release(dev, *mark);
+    *mark = NULL;
+}
+
+int qy_device_idle(const qy_device_t *dev)
+{
+    return dev->vtable->idle(dev);
 }
 
 qy_status_t qy_device_memory(const qy_device_t *dev, size_t *free_bytes, size_t *total_bytes,

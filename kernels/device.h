@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 
+#include "base/arena.h"
 #include "kernels/ops.h"
 
 #ifdef __cplusplus
@@ -28,6 +29,8 @@ struct qy_device {
     void *impl;                    /* the backend's own */
 };
 
+typedef enum { QY_UPLOADS, QY_DOWNLOADS } qy_direction_t;
+
 /* What a backend brings beside its kernels. */
 struct qy_device_vtable {
     void (*close)(qy_device_t *dev);
@@ -44,6 +47,11 @@ struct qy_device_vtable {
     qy_status_t (*copy)(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
                         qy_error_t *err);
     qy_status_t (*wait)(const qy_device_t *dev, qy_error_t *err);
+    qy_status_t (*mark)(const qy_device_t *dev, void **mark, qy_direction_t direction,
+                        qy_error_t *err);
+    qy_status_t (*mark_wait)(const qy_device_t *dev, const void *mark, qy_error_t *err);
+    void (*mark_release)(const qy_device_t *dev, void *mark);
+    int (*idle)(const qy_device_t *dev);
     qy_status_t (*memory)(const qy_device_t *dev, size_t *free_bytes, size_t *total_bytes,
                           qy_error_t *err);
 };
@@ -72,8 +80,16 @@ size_t qy_device_peak(const qy_device_t *dev);
 void qy_device_limit(const qy_device_t *dev, size_t bytes);
 
 /* What a device of this kind allocates for itself when the largest scratch of an op is
- * scratch_bytes and host memory is uploaded in pieces of upload_bytes. */
-size_t qy_device_own_bytes(const char *kind, size_t scratch_bytes, size_t upload_bytes);
+ * scratch_bytes and host memory is uploaded and downloaded in pieces of transfer_bytes. */
+size_t qy_device_own_bytes(const char *kind, size_t scratch_bytes, size_t transfer_bytes);
+
+/*
+ * One allocation for everything that take points into an arena: take runs twice, first on an arena that
+ * only measures, then on *memory, which is the caller's to free. On failure there is none.
+ */
+typedef qy_status_t (*qy_take_fn)(void *context, qy_arena_t *arena, qy_error_t *err);
+qy_status_t qy_device_take(const qy_device_t *dev, void **memory, const char *name, qy_take_fn take,
+                           void *context, qy_error_t *err);
 
 /* Host memory that the device copies from and to at full speed (pinned on a GPU). */
 qy_status_t qy_device_host_alloc(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err);
@@ -90,6 +106,18 @@ qy_status_t qy_device_download_queued(const qy_device_t *dev, void *dst, const v
 qy_status_t qy_device_copy(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
                            qy_error_t *err);
 qy_status_t qy_device_wait(const qy_device_t *dev, qy_error_t *err);
+
+/*
+ * A mark behind all transfers of one direction that are queued so far: once mark_wait returns, they no
+ * longer touch the host memory of qy_device_host_alloc that they read or wrote. *mark is NULL at first and
+ * may be set again and again. Waiting for one (NULL: nothing to wait for) may happen in another thread.
+ */
+qy_status_t qy_device_mark(const qy_device_t *dev, void **mark, qy_direction_t direction,
+                           qy_error_t *err);
+qy_status_t qy_device_mark_wait(const qy_device_t *dev, const void *mark, qy_error_t *err);
+void qy_device_mark_free(const qy_device_t *dev, void **mark);
+/* 1 where the device has nothing left to do of what is queued (always on the CPU). */
+int qy_device_idle(const qy_device_t *dev);
 qy_status_t qy_device_memory(const qy_device_t *dev, size_t *free_bytes, size_t *total_bytes,
                              qy_error_t *err);
 

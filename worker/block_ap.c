@@ -248,8 +248,11 @@ static qy_status_t train_steps(qy_block_ap_t *t, int64_t block, qy_stream_t *sou
     int64_t first = seen;
     for (int64_t step = first; step < steps; step++) {
         int64_t epoch = step / per_epoch, at = step % per_epoch * batch;
-        if (epoch != ordered)
+        if (epoch != ordered) {
             set_order(t, block, ordered = epoch, host->order);
+            QY_TRY(qy_stream_expect(source, host->order + at, per_epoch * batch - at, err));
+            QY_TRY(qy_stream_expect(goal, host->order + at, per_epoch * batch - at, err));
+        }
         QY_TRY(
             one_step(t, step, host->order + at, source, goal, host->rates[step % LOSS_CHECK], err));
         int due = qy_hooks_asked(hooks) || (t->save && qy_block_save_due(t->save));

@@ -105,10 +105,12 @@ qy_status_t qy_device_open_recorded(qy_device_t **out, const qy_plan_t *plan, qy
     return status;
 }
 
-void qy_device_bind(int place)
+void qy_device_bind(int place, int n_places)
 {
     const char *visible = getenv("CUDA_VISIBLE_DEVICES");
     char one[128];
+    snprintf(one, sizeof one, "%d", n_places);
+    setenv(QY_NODE_WORKERS, one, 1);
     if (!visible) {
         snprintf(one, sizeof one, "%d", place);
     } else if (strchr(visible, ',')) {

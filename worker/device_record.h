@@ -18,8 +18,10 @@ qy_status_t qy_device_record(const qy_plan_t *plan, const char *build, qy_error_
 qy_status_t qy_device_open_recorded(qy_device_t **out, const qy_plan_t *plan, qy_error_t *err);
 
 /* One GPU for each process of a node: of those that CUDA_VISIBLE_DEVICES lists (where it is unset,
- * all), the one at this process's place on the node. A list of one is left as it is. To be called
+ * all), the one at this process's place among so many on the node. A list of one is left as it is.
+ * Also notes how many share the node's memory, in QY_NODE_WORKERS of the environment. To be called
  * before the first use of a device; children inherit it. */
-void qy_device_bind(int place);
+#define QY_NODE_WORKERS "QUARRY_NODE_WORKERS"
+void qy_device_bind(int place, int n_places);
 
 #endif

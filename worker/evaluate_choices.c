@@ -43,9 +43,13 @@ static qy_status_t open_streams(walk_t *w, double host_cache, const char *scratc
     for (int i = 0; i < w->n_buckets; i++)
         total += (double)w->bucket[i].n * (double)w->bucket[i].length * (double)row;
     for (int i = 0; i < w->n_buckets; i++)
-        QY_TRY(qy_stream_create(&w->bucket[i].stream, f->dev, w->bucket[i].n,
-                                (size_t)w->bucket[i].length * row, total <= host_cache, scratch,
-                                err));
+        QY_TRY(qy_stream_create(
+            &w->bucket[i].stream, f->dev,
+            &(qy_stream_options_t){.n = w->bucket[i].n,
+                                   .sample_bytes = (size_t)w->bucket[i].length * row,
+                                   .in_memory = total <= host_cache ? w->bucket[i].n : 0,
+                                   .scratch = scratch},
+            err));
     return QY_OK;
 }
 
@@ -84,7 +88,7 @@ static qy_status_t embed(walk_t *w, qy_error_t *err)
         const bucket_t *b = &w->bucket[i];
         int32_t *tokens = padded_tokens(w, b);
         shape_for(w, b);
-        status = tokens ? qy_rim_embed(&rim, &w->forward, b->stream, 0, b->n, tokens, err)
+        status = tokens ? qy_rim_embed(&rim, &w->forward, &b->stream, 1, tokens, err)
                         : qy_fail(err, QY_ERR_MEMORY, "task: out of host memory");
         free(tokens);
     }
@@ -102,7 +106,7 @@ static qy_status_t advance(walk_t *w, const qy_variant_source_t *source, const q
         QY_TRY(qy_variant_load(&w->forward, source, block, err));
         for (int i = 0; i < w->n_buckets; i++) {
             shape_for(w, &w->bucket[i]);
-            QY_TRY(qy_forward_advance(&w->forward, w->bucket[i].stream, 0, w->bucket[i].n, err));
+            QY_TRY(qy_forward_advance(&w->forward, w->bucket[i].stream, block, hooks, err));
         }
         qy_hooks_progress(hooks, &last,
                           &(qy_progress_t){.kind = QY_TASK_EVALUATE,
@@ -141,7 +145,7 @@ static qy_status_t score_bucket(walk_t *w, qy_rim_t *rim, const bucket_t *b, dou
         status = qy_fail(err, QY_ERR_MEMORY, "task: out of host memory");
     shape_for(w, b);
     if (status == QY_OK)
-        status = qy_rim_losses(rim, &w->forward, b->stream, 0, b->n, tokens, losses, err);
+        status = qy_rim_losses(rim, &w->forward, b->stream, tokens, losses, err);
     if (status == QY_OK)
         status = sum_scored(w, b, losses, nll, err);
     free(losses);

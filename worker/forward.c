@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/fill.h"
 #include "kernels/loss.h"
@@ -12,6 +13,9 @@ static int64_t min64(int64_t a, int64_t b)
 {
     return a < b ? a : b;
 }
+
+/* Losses of batches that are looked at together: each look waits for the device. */
+enum { LOSSES = 256 };
 
 static int64_t largest_linear(const qy_arch_t *arch)
 {
@@ -45,7 +49,7 @@ qy_status_t qy_forward_take(qy_forward_t *f, qy_device_t *dev, const qy_model_t 
                             qy_arena_t *arena, qy_error_t *err)
 {
     *f = (qy_forward_t){.dev = dev, .model = model, .batch = batch, .length = length};
-    int64_t hidden = model->arch.hidden, staging = largest_linear(&model->arch), one = 1;
+    int64_t hidden = model->arch.hidden, staging = largest_linear(&model->arch), losses = LOSSES;
     qy_decoration_t decoration = form ? qy_quant_decoration(form) : (qy_decoration_t){0};
     QY_TRY(qy_block_init(&f->block, dev, &model->arch, &decoration, length, arena, err));
     QY_TRY(qy_block_params_take(&f->params, &f->block, arena, err));
@@ -55,7 +59,7 @@ qy_status_t qy_forward_take(qy_forward_t *f, qy_device_t *dev, const qy_model_t 
     QY_TRY(
         qy_arena_tensor(arena, &f->y, dev->compute, 2, (int64_t[]){batch * length, hidden}, err));
     QY_TRY(qy_arena_tensor(arena, &f->staging, QY_F32, 1, &staging, err));
-    QY_TRY(qy_arena_tensor(arena, &f->loss, QY_F32, 1, &one, err));
+    QY_TRY(qy_arena_tensor(arena, &f->losses, QY_F32, 1, &losses, err));
     if (form) {
         f->form = *form;
         QY_TRY(take_frozen(f, arena, err));
@@ -63,22 +67,30 @@ qy_status_t qy_forward_take(qy_forward_t *f, qy_device_t *dev, const qy_model_t 
     return QY_OK;
 }
 
+/* Everything of take but where it points to. */
+typedef struct {
+    qy_forward_t *f;
+    qy_device_t *dev;
+    const qy_model_t *model;
+    const qy_quant_form_t *form;
+    int64_t batch, length;
+} shape_t;
+
+static qy_status_t take_shape(void *context, qy_arena_t *arena, qy_error_t *err)
+{
+    const shape_t *s = context;
+    return qy_forward_take(s->f, s->dev, s->model, s->form, s->batch, s->length, arena, err);
+}
+
 qy_status_t qy_forward_create(qy_forward_t *f, qy_device_t *dev, const qy_model_t *model,
                               const qy_quant_form_t *form, int64_t batch, int64_t length,
                               qy_error_t *err)
 {
-    qy_arena_t measure, arena;
+    shape_t shape = {f, dev, model, form, batch, length};
     void *memory;
-    qy_arena_init(&measure, "forward", NULL, 0);
-    QY_TRY(qy_forward_take(f, dev, model, form, batch, length, &measure, err));
-    QY_TRY(qy_device_alloc(dev, &memory, measure.peak, err));
-    qy_arena_init(&arena, "forward", memory, measure.peak);
-    qy_status_t status = qy_forward_take(f, dev, model, form, batch, length, &arena, err);
+    QY_TRY(qy_device_take(dev, &memory, "forward", take_shape, &shape, err));
     f->memory = memory;
-    f->arena = arena;
-    if (status != QY_OK)
-        qy_forward_free(f);
-    return status;
+    return QY_OK;
 }
 
 void qy_forward_free(qy_forward_t *f)
@@ -151,6 +163,7 @@ static qy_status_t run_batch(qy_forward_t *f, int64_t n, qy_tensor_t *x, qy_tens
     return qy_block_forward(&f->block, &f->params, &acts, x, y, err);
 }
 
+/* Samples [first, first + n) to dst. */
 static qy_status_t load_batch(qy_stream_t *stream, int64_t first, int64_t n, void *dst,
                               qy_error_t *err)
 {
@@ -162,16 +175,57 @@ static qy_status_t load_batch(qy_stream_t *stream, int64_t first, int64_t n, voi
     return QY_OK;
 }
 
-qy_status_t qy_forward_advance(qy_forward_t *f, qy_stream_t *stream, int64_t first, int64_t n,
-                               qy_error_t *err)
+/* Does any of samples [first, first + n) stand in front of this block? */
+static int any_at(const qy_stream_t *stream, int64_t first, int64_t n, int64_t block)
 {
+    for (int64_t i = first; i < first + n; i++)
+        if (qy_stream_block(stream, i) == block)
+            return 1;
+    return 0;
+}
+
+/* Those of samples [first, first + n) that stand in front of block `from` get their row of src and
+ * stand in front of `to`. */
+static qy_status_t store_batch(qy_stream_t *stream, int64_t first, int64_t n, int64_t from,
+                               int64_t to, const void *src, qy_error_t *err)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (qy_stream_block(stream, first + i) == from)
+            QY_TRY(qy_stream_store(stream, first + i, 1, to,
+                                   (const char *)src + (size_t)i * qy_stream_sample_bytes(stream),
+                                   err));
+    return QY_OK;
+}
+
+qy_status_t qy_forward_advance(qy_forward_t *f, qy_stream_t *stream, int64_t block,
+                               const qy_hooks_t *hooks, qy_error_t *err)
+{
+    int64_t n = qy_stream_count(stream);
+    for (int64_t at = 0; at < n; at += f->batch)
+        if (any_at(stream, at, min64(f->batch, n - at), block))
+            QY_TRY(qy_stream_expect_range(stream, at, min64(f->batch, n - at), err));
     for (int64_t at = 0; at < n; at += f->batch) {
         int64_t count = min64(f->batch, n - at);
         qy_tensor_t x, y;
-        QY_TRY(load_batch(stream, first + at, count, f->x.data, err));
+        if (!any_at(stream, at, count, block))
+            continue;
+        QY_TRY(qy_hooks_check(hooks, err));
+        QY_TRY(load_batch(stream, at, count, f->x.data, err));
         QY_TRY(run_batch(f, count, &x, &y, err));
-        QY_TRY(qy_stream_store(stream, first + at, count, y.data, err));
+        QY_TRY(store_batch(stream, at, count, block, block + 1, y.data, err));
     }
+    return QY_OK;
+}
+
+/* Adds the means of the batches from sample `first` on, times their samples, to *sum, in order. */
+static qy_status_t add_losses(const qy_forward_t *f, int64_t n_losses, int64_t first, int64_t n,
+                              double *sum, qy_error_t *err)
+{
+    float losses[LOSSES];
+    QY_TRY(
+        qy_device_download(f->dev, losses, f->losses.data, (size_t)n_losses * sizeof *losses, err));
+    for (int64_t i = 0; i < n_losses; i++)
+        *sum += (double)losses[i] * (double)min64(f->batch, n - first - i * f->batch);
     return QY_OK;
 }
 
@@ -179,16 +233,20 @@ qy_status_t qy_forward_error(qy_forward_t *f, qy_stream_t *source, qy_stream_t *
                              int64_t n, double *mse, qy_error_t *err)
 {
     double sum = 0;
+    int64_t waiting = 0; /* losses that are not in sum yet */
+    QY_TRY(qy_stream_expect_range(source, first, n, err));
+    QY_TRY(qy_stream_expect_range(goal, first, n, err));
     for (int64_t at = 0; at < n; at += f->batch) {
         int64_t count = min64(f->batch, n - at);
-        qy_tensor_t x, y;
+        qy_tensor_t x, y, loss = qy_tensor_1d((float *)f->losses.data + waiting++, QY_F32, 1);
         QY_TRY(load_batch(source, first + at, count, f->x.data, err));
         QY_TRY(run_batch(f, count, &x, &y, err));
         QY_TRY(load_batch(goal, first + at, count, f->x.data, err));
-        float loss;
-        QY_TRY(qy_mse(f->dev, &f->loss, NULL, &y, &x, NULL, err));
-        QY_TRY(qy_device_download(f->dev, &loss, f->loss.data, sizeof loss, err));
-        sum += (double)loss * (double)count;
+        QY_TRY(qy_mse(f->dev, &loss, NULL, &y, &x, NULL, err));
+        if (waiting < LOSSES && at + count < n)
+            continue;
+        QY_TRY(add_losses(f, waiting, at - (waiting - 1) * f->batch, n, &sum, err));
+        waiting = 0;
     }
     *mse = n > 0 ? sum / (double)n : (double)NAN;
     return QY_OK;
@@ -203,17 +261,24 @@ static qy_status_t rim_take(qy_rim_t *rim, const qy_forward_t *f, int parts, qy_
     return qy_head_work_take(&rim->work, &rim->outer, f->batch * f->length, 0, arena, err);
 }
 
+typedef struct {
+    qy_rim_t *rim;
+    const qy_forward_t *f;
+    int parts;
+} rim_shape_t;
+
+static qy_status_t rim_take_shape(void *context, qy_arena_t *arena, qy_error_t *err)
+{
+    const rim_shape_t *s = context;
+    return rim_take(s->rim, s->f, s->parts, arena, err);
+}
+
 qy_status_t qy_rim_open(qy_rim_t *rim, const qy_forward_t *f, int parts, qy_error_t *err)
 {
-    qy_arena_t measure, arena;
+    rim_shape_t shape = {rim, f, parts};
     *rim = (qy_rim_t){0};
-    qy_arena_init(&measure, "embedding and head", NULL, 0);
-    QY_TRY(rim_take(rim, f, parts, &measure, err));
-    QY_TRY(qy_device_alloc(f->dev, &rim->memory, measure.peak, err));
-    qy_arena_init(&arena, "embedding and head", rim->memory, measure.peak);
-    qy_status_t status = rim_take(rim, f, parts, &arena, err);
-    if (status == QY_OK)
-        status = qy_outer_load(&rim->outer, f->model, &f->staging, err);
+    QY_TRY(qy_device_take(f->dev, &rim->memory, "embedding and head", rim_take_shape, &shape, err));
+    qy_status_t status = qy_outer_load(&rim->outer, f->model, &f->staging, err);
     if (status != QY_OK)
         qy_device_free(f->dev, &rim->memory);
     return status;
@@ -244,55 +309,112 @@ void qy_rim_close(qy_rim_t *rim, const qy_forward_t *f)
         qy_device_free(f->dev, &rim->memory);
 }
 
-qy_status_t qy_rim_embed(qy_rim_t *rim, qy_forward_t *f, qy_stream_t *stream, int64_t first,
-                         int64_t n, const int32_t *tokens, qy_error_t *err)
+qy_status_t qy_rim_embed(qy_rim_t *rim, qy_forward_t *f, qy_stream_t *const *streams, int n_streams,
+                         const int32_t *tokens, qy_error_t *err)
 {
+    int64_t n = qy_stream_count(streams[0]);
     if (rim->ids.length != f->length)
         QY_TRY(qy_ids_reshape(&rim->ids, &rim->outer, f->batch, f->length, err));
     for (int64_t at = 0; at < n; at += f->batch) {
         int64_t count = min64(f->batch, n - at);
+        int wanted = 0;
+        for (int k = 0; k < n_streams; k++)
+            wanted |= any_at(streams[k], at, count, -1);
+        if (!wanted)
+            continue;
         qy_tensor_t x = qy_tensor_slice(&f->x, 0, count * f->length);
         QY_TRY(qy_embed(&rim->outer, &rim->ids, tokens + at * f->length, count, &x, err));
-        QY_TRY(qy_stream_store(stream, first + at, count, x.data, err));
+        for (int k = 0; k < n_streams; k++)
+            QY_TRY(store_batch(streams[k], at, count, -1, 0, x.data, err));
     }
     return QY_OK;
 }
 
-qy_status_t qy_forward_embed(qy_forward_t *f, qy_stream_t *stream, int64_t first, int64_t n,
+qy_status_t qy_forward_embed(qy_forward_t *f, qy_stream_t *const *streams, int n_streams,
                              const int32_t *tokens, qy_error_t *err)
 {
     qy_rim_t rim;
     QY_TRY(qy_rim_open(&rim, f, QY_OUTER_EMBEDDING, err));
-    qy_status_t status = qy_rim_embed(&rim, f, stream, first, n, tokens, err);
+    qy_status_t status = qy_rim_embed(&rim, f, streams, n_streams, tokens, err);
     qy_rim_close(&rim, f);
     return status;
 }
 
-qy_status_t qy_rim_losses(qy_rim_t *rim, qy_forward_t *f, qy_stream_t *stream, int64_t first,
-                          int64_t n, const int32_t *tokens, float *losses, qy_error_t *err)
+/* Two batches' losses in pinned memory: one is taken out while the next is computed. */
+typedef struct {
+    float *rows; /* 2 × batch × length */
+    void *mark[2];
+    size_t bytes[2]; /* on the way; 0: none */
+    float *to[2];
+} pair_t;
+
+/* What was queued for this slot, if anything, to where it belongs. */
+static qy_status_t take_out(const qy_forward_t *f, pair_t *p, int slot, qy_error_t *err)
 {
-    for (int64_t at = 0; at < n; at += f->batch) {
-        int64_t count = min64(f->batch, n - at), rows = count * f->length;
-        qy_tensor_t x = qy_tensor_slice(&f->x, 0, rows);
-        QY_TRY(load_batch(stream, first + at, count, x.data, err));
-        QY_TRY(qy_head_next_token(&rim->outer, &rim->work, &x, tokens + at * f->length, count,
-                                  f->length, 1.0f, NULL, err));
-        QY_TRY(qy_device_download(f->dev, losses + at * f->length, rim->work.loss.data,
-                                  (size_t)rows * sizeof *losses, err));
-    }
+    QY_TRY(qy_device_mark_wait(f->dev, p->mark[slot], err));
+    memcpy(p->to[slot], p->rows + slot * f->batch * f->length, p->bytes[slot]);
+    p->bytes[slot] = 0;
     return QY_OK;
 }
 
-qy_status_t qy_forward_nll(qy_forward_t *f, qy_stream_t *stream, int64_t first, int64_t n,
-                           const int32_t *tokens, double *nll, qy_error_t *err)
+static qy_status_t losses_batch(qy_rim_t *rim, qy_forward_t *f, qy_stream_t *stream, int64_t at,
+                                int64_t count, const int32_t *tokens, pair_t *p, int slot,
+                                float *to, qy_error_t *err)
+{
+    qy_tensor_t x = qy_tensor_slice(&f->x, 0, count * f->length);
+    QY_TRY(load_batch(stream, at, count, x.data, err));
+    QY_TRY(qy_head_next_token(&rim->outer, &rim->work, &x, tokens + at * f->length, count,
+                              f->length, 1.0f, NULL, err));
+    if (p->bytes[slot]) /* of the batch before the last one */
+        QY_TRY(take_out(f, p, slot, err));
+    p->bytes[slot] = (size_t)(count * f->length) * sizeof *to;
+    p->to[slot] = to;
+    QY_TRY(qy_device_download_queued(f->dev, p->rows + slot * f->batch * f->length,
+                                     rim->work.loss.data, p->bytes[slot], err));
+    return qy_device_mark(f->dev, &p->mark[slot], QY_DOWNLOADS, err);
+}
+
+static qy_status_t all_losses(qy_rim_t *rim, qy_forward_t *f, qy_stream_t *stream,
+                              const int32_t *tokens, pair_t *p, float *losses, qy_error_t *err)
+{
+    int64_t n = qy_stream_count(stream);
+    int slot = 0;
+    QY_TRY(qy_stream_expect_range(stream, 0, n, err));
+    for (int64_t at = 0; at < n; at += f->batch, slot = 1 - slot)
+        QY_TRY(losses_batch(rim, f, stream, at, min64(f->batch, n - at), tokens, p, slot,
+                            losses + at * f->length, err));
+    for (slot = 0; slot < 2; slot++)
+        if (p->bytes[slot])
+            QY_TRY(take_out(f, p, slot, err));
+    return QY_OK;
+}
+
+qy_status_t qy_rim_losses(qy_rim_t *rim, qy_forward_t *f, qy_stream_t *stream,
+                          const int32_t *tokens, float *losses, qy_error_t *err)
+{
+    pair_t pair = {0};
+    size_t bytes = 2 * (size_t)(f->batch * f->length) * sizeof *pair.rows;
+    QY_TRY(qy_device_host_alloc(f->dev, (void **)&pair.rows, bytes, err));
+    qy_status_t status = all_losses(rim, f, stream, tokens, &pair, losses, err);
+    if (status != QY_OK)
+        qy_device_wait(f->dev, NULL); /* a download may still be under way */
+    qy_device_mark_free(f->dev, &pair.mark[0]);
+    qy_device_mark_free(f->dev, &pair.mark[1]);
+    qy_device_host_free(f->dev, (void **)&pair.rows);
+    return status;
+}
+
+qy_status_t qy_forward_nll(qy_forward_t *f, qy_stream_t *stream, const int32_t *tokens, double *nll,
+                           qy_error_t *err)
 {
     qy_rim_t rim;
+    int64_t n = qy_stream_count(stream);
     float *losses = malloc((size_t)(n * f->length) * sizeof *losses);
     if (!losses)
         return qy_fail(err, QY_ERR_MEMORY, "losses: out of host memory");
     qy_status_t status = qy_rim_open(&rim, f, QY_OUTER_HEAD, err);
     if (status == QY_OK) {
-        status = qy_rim_losses(&rim, f, stream, first, n, tokens, losses, err);
+        status = qy_rim_losses(&rim, f, stream, tokens, losses, err);
         qy_rim_close(&rim, f);
     }
     for (int64_t i = 0; i < n && status == QY_OK; i++) {

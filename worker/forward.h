@@ -17,14 +17,13 @@ typedef struct {
     const qy_model_t *model;
     int64_t batch, length;
     void *memory; /* device, owned */
-    qy_arena_t arena;
     qy_block_t block;
     qy_block_params_t params;
     qy_block_acts_t acts;
     qy_tensor_t x, y;                 /* compute (batch × length, hidden) */
     qy_tensor_t staging;              /* f32: one linear layer, or QY_OUTER_STAGING */
     qy_tensor_t codes, scales, zeros; /* of one linear layer, largest; only with a form */
-    qy_tensor_t loss;                 /* f32 (1) */
+    qy_tensor_t losses;               /* f32, of batches that wait to be looked at */
     qy_quant_form_t form;
 } qy_forward_t;
 
@@ -55,23 +54,29 @@ qy_status_t qy_forward_bytes(size_t *bytes, qy_device_t *dev, const qy_model_t *
 qy_status_t qy_forward_load_original(qy_forward_t *f, int64_t block, qy_error_t *err);
 qy_status_t qy_forward_load_quantized(qy_forward_t *f, const qy_qblock_t *qblock, qy_error_t *err);
 
-/* Samples [first, first + n) of the stream through the loaded block, in place. */
-qy_status_t qy_forward_advance(qy_forward_t *f, qy_stream_t *stream, int64_t first, int64_t n,
-                               qy_error_t *err);
+/*
+ * Those samples of the stream that stand in front of this block through it, in place; its weights
+ * are in f->params. Always whole batches from sample 0 on are computed, and only those samples
+ * stored, so that the bytes do not depend on which they are. Queued on the device; STOPPED between
+ * batches.
+ */
+qy_status_t qy_forward_advance(qy_forward_t *f, qy_stream_t *stream, int64_t block,
+                               const qy_hooks_t *hooks, qy_error_t *err);
 
 /* Mean squared error of block(source) against goal over samples [first, first + n): f64 mean of the
  * batches' f32 means, in order. NAN for n = 0. The streams stay as they are. */
 qy_status_t qy_forward_error(qy_forward_t *f, qy_stream_t *source, qy_stream_t *goal, int64_t first,
                              int64_t n, double *mse, qy_error_t *err);
 
-/* Embeds n samples of tokens (n × length ids) into stream samples [first, first + n). */
-qy_status_t qy_forward_embed(qy_forward_t *f, qy_stream_t *stream, int64_t first, int64_t n,
+/* Embeds tokens (one window of length ids a sample) into the samples of the streams that have no
+ * activations yet. */
+qy_status_t qy_forward_embed(qy_forward_t *f, qy_stream_t *const *streams, int n_streams,
                              const int32_t *tokens, qy_error_t *err);
 
 /* Sum of −log p over the T − 1 predictions of each sample of the stream (hidden states of the last
- * block), f64: nll[i] of sample first + i. */
-qy_status_t qy_forward_nll(qy_forward_t *f, qy_stream_t *stream, int64_t first, int64_t n,
-                           const int32_t *tokens, double *nll, qy_error_t *err);
+ * block), f64. */
+qy_status_t qy_forward_nll(qy_forward_t *f, qy_stream_t *stream, const int32_t *tokens, double *nll,
+                           qy_error_t *err);
 
 /*
  * What stands at the model's rim, for callers that embed or score samples of several shapes: the
@@ -88,11 +93,12 @@ typedef struct {
 qy_status_t qy_rim_open(qy_rim_t *rim, const qy_forward_t *f, int parts, qy_error_t *err);
 void qy_rim_close(qy_rim_t *rim, const qy_forward_t *f);
 
-qy_status_t qy_rim_embed(qy_rim_t *rim, qy_forward_t *f, qy_stream_t *stream, int64_t first,
-                         int64_t n, const int32_t *tokens, qy_error_t *err);
-/* losses, host (n × length): −log p of the token after each one; of a sample's last token nothing
- * that counts. */
-qy_status_t qy_rim_losses(qy_rim_t *rim, qy_forward_t *f, qy_stream_t *stream, int64_t first,
-                          int64_t n, const int32_t *tokens, float *losses, qy_error_t *err);
+/* As qy_forward_embed. */
+qy_status_t qy_rim_embed(qy_rim_t *rim, qy_forward_t *f, qy_stream_t *const *streams, int n_streams,
+                         const int32_t *tokens, qy_error_t *err);
+/* losses, host (samples × length): −log p of the token after each one; of a sample's last token
+ * nothing that counts. */
+qy_status_t qy_rim_losses(qy_rim_t *rim, qy_forward_t *f, qy_stream_t *stream,
+                          const int32_t *tokens, float *losses, qy_error_t *err);
 
 #endif

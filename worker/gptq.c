@@ -97,6 +97,7 @@ static qy_status_t collect(qy_gptq_t *g, qy_stream_t *source, int first, int end
 {
     qy_forward_t *f = g->vars->f;
     int64_t n = g->plan->spec.calibration.samples;
+    QY_TRY(qy_stream_expect_range(source, 0, n, err));
     for (int64_t at = 0; at < n; at += f->batch) {
         int64_t count = f->batch < n - at ? f->batch : n - at;
         qy_block_acts_t acts = qy_block_acts_narrow(&f->acts, count);

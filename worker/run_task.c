@@ -1,9 +1,13 @@
 #include "worker/run_task.h"
 
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/hash.h"
 #include "worker/device_record.h"
 
 static qy_status_t (*const task_functions[QY_N_TASK_KINDS])(const qy_work_t *, const qy_task_t *,
@@ -20,21 +24,57 @@ int64_t qy_forward_batch(int64_t length)
     return batch < 1 ? 1 : batch;
 }
 
+/* auto: half of the node's memory, for all workers on it. */
 double qy_work_host_cache(const qy_plan_t *plan)
 {
     if (plan->spec.resources.host_cache > 0)
         return (double)plan->spec.resources.host_cache;
-    return (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / 2;
+    const char *text = getenv(QY_NODE_WORKERS);
+    long workers = text ? strtol(text, NULL, 10) : 1;
+    return (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / 2 /
+           (double)(workers > 1 ? workers : 1);
+}
+
+/* XXH3 of a few texts that say whose something is. */
+static uint64_t identity(const char *a, const char *b)
+{
+    char text[QY_PATH_MAX + 128];
+    int n = snprintf(text, sizeof text, "%s|%s", a, b);
+    return qy_xxh3(text, n < (int)sizeof text ? (size_t)n : sizeof text - 1);
+}
+
+/* Named after the run: its plan and where it lives. */
+static void scratch_name(const qy_plan_t *plan, const char *name, char out[96])
+{
+    snprintf(out, 96, "quarry-%016" PRIx64 "-%.48s.bin", identity(plan->hash, plan->spec.run_dir),
+             name);
 }
 
 qy_status_t qy_work_stream(const qy_work_t *work, int64_t n, int64_t length, int share,
-                           qy_stream_t **out, qy_error_t *err)
+                           const char *name, qy_stream_t **out, qy_error_t *err)
 {
     const qy_plan_t *plan = work->plan;
+    char file[96];
     size_t sample = (size_t)(length * plan->arch.hidden) * qy_dtype_bytes(work->dev->compute);
-    int in_memory = (double)sample * (double)n * (double)share <= qy_work_host_cache(plan);
-    return qy_stream_create(out, work->dev, n, sample, in_memory, plan->spec.resources.scratch,
+    double fit = qy_work_host_cache(plan) / (double)share / (double)sample;
+    if (name)
+        scratch_name(plan, name, file);
+    return qy_stream_create(out, work->dev,
+                            &(qy_stream_options_t){.n = n,
+                                                   .sample_bytes = sample,
+                                                   .in_memory = fit < (double)n ? (int64_t)fit : n,
+                                                   .scratch = plan->spec.resources.scratch,
+                                                   .name = name ? file : NULL,
+                                                   .seed = identity(plan->hash, name ? name : "")},
                             err);
+}
+
+void qy_work_stream_remove(const qy_plan_t *plan, const char *name)
+{
+    char file[96], path[QY_PATH_MAX];
+    scratch_name(plan, name, file);
+    if (qy_path(path, NULL, "%s/%s", plan->spec.resources.scratch, file) == QY_OK)
+        unlink(path);
 }
 
 static qy_status_t run(const qy_task_t *task, const qy_hooks_t *hooks, qy_result_t *result,

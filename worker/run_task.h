@@ -38,12 +38,18 @@ qy_status_t qy_task_evaluate_bytes(const qy_work_t *work, size_t *bytes, qy_erro
  * wrong is in result->error. */
 void qy_run_task(const qy_task_t *task, const qy_hooks_t *hooks, qy_result_t *result);
 
-/* A stream of n samples of the plan's hidden states: in host memory where all of `share` such
- * streams fit into resources.host_cache, else in scratch. */
+/*
+ * A stream of n samples of the plan's hidden states: as many in host memory as fit into its share
+ * (one of so many) of resources.host_cache, the others in scratch. With a name ("03-input") the
+ * scratch file outlives the process, and what is whole in it is found again by a stream of the same
+ * run and name.
+ */
 qy_status_t qy_work_stream(const qy_work_t *work, int64_t n, int64_t length, int share,
-                           qy_stream_t **out, qy_error_t *err);
+                           const char *name, qy_stream_t **out, qy_error_t *err);
+/* Removes such a file, where there is one on this node. */
+void qy_work_stream_remove(const qy_plan_t *plan, const char *name);
 
-/* Bytes of resources.host_cache; auto: half of the host's memory. */
+/* Bytes of resources.host_cache; auto: half of the node's memory, divided among its workers. */
 double qy_work_host_cache(const qy_plan_t *plan);
 
 /* Sequences in a forward-only batch of this length: enough rows to keep GEMMs busy. */

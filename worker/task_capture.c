@@ -44,11 +44,13 @@ static qy_status_t write_rows(capture_t *c, qy_h5_t *file, qy_error_t *err)
     void *row = malloc(qy_stream_sample_bytes(c->stream));
     if (!row)
         return qy_fail(err, QY_ERR_MEMORY, "capture: out of host memory");
-    qy_status_t status = qy_store_mark(file, plan, kind_of(c), err);
+    qy_status_t status = qy_stream_expect_range(c->stream, 0, c->n, err);
+    if (status == QY_OK)
+        status = qy_store_mark(file, plan, kind_of(c), err);
     if (status == QY_OK)
         status = qy_h5_declare(file, "x", c->work->dev->compute, 3, shape, err);
     for (int64_t i = 0; i < c->n && status == QY_OK; i++) {
-        status = qy_stream_read(c->stream, i, 1, row, err);
+        status = qy_stream_read(c->stream, i, row, err);
         if (status == QY_OK)
             status = qy_h5_write_rows(file, "x", i, 1, row, err);
     }
@@ -88,18 +90,11 @@ static qy_status_t begin(capture_t *c, int64_t *next_block, qy_error_t *err)
         wanted_at(c, from, path, &status, err);
         qy_h5_t *file = NULL;
         QY_TRY(qy_store_open(&file, path, plan, kind_of(c), err));
-        void *row = malloc(qy_stream_sample_bytes(c->stream));
-        status = row ? QY_OK : qy_fail(err, QY_ERR_MEMORY, "capture: out of host memory");
-        for (int64_t i = 0; i < c->n && status == QY_OK; i++) {
-            status = qy_h5_read_rows(file, "x", i, 1, row, err);
-            if (status == QY_OK)
-                status = qy_stream_write(c->stream, i, 1, row, err);
-        }
-        free(row);
+        status = qy_stream_fill(&c->stream, 1, file, c->work->dev->compute, 0, c->n, from, err);
         qy_h5_close(&file);
         return status;
     }
-    return qy_forward_embed(&c->forward, c->stream, 0, c->n, c->tokens + c->first * c->length, err);
+    return qy_forward_embed(&c->forward, &c->stream, 1, c->tokens + c->first * c->length, err);
 }
 
 static qy_status_t walk(capture_t *c, qy_error_t *err)
@@ -115,7 +110,7 @@ static qy_status_t walk(capture_t *c, qy_error_t *err)
         qy_status_t status;
         QY_TRY(qy_hooks_check(c->work->hooks, err));
         QY_TRY(qy_forward_load_original(&c->forward, block, err));
-        QY_TRY(qy_forward_advance(&c->forward, c->stream, 0, c->n, err));
+        QY_TRY(qy_forward_advance(&c->forward, c->stream, block, c->work->hooks, err));
         block++;
         if (wanted_at(c, block, path, &status, err)) {
             QY_TRY(status);
@@ -163,7 +158,7 @@ qy_status_t qy_task_capture(const qy_work_t *work, const qy_task_t *task, qy_res
     QY_TRY_GOTO(qy_forward_create(&c.forward, work->dev, work->model, NULL,
                                   qy_forward_batch(c.length), c.length, err),
                 free_tokens);
-    QY_TRY_GOTO(qy_work_stream(work, c.n, c.length, 1, &c.stream, err), free_forward);
+    QY_TRY_GOTO(qy_work_stream(work, c.n, c.length, 1, NULL, &c.stream, err), free_forward);
     status = walk(&c, err);
     qy_stream_destroy(&c.stream);
 free_forward:

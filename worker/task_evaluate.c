@@ -22,16 +22,16 @@ qy_status_t qy_variant_load(qy_forward_t *f, const qy_variant_source_t *source, 
 }
 
 static qy_status_t walk(qy_forward_t *f, const qy_variant_source_t *source, qy_stream_t *stream,
-                        const int32_t *tokens, int64_t n, const qy_hooks_t *hooks, double *nll,
+                        const int32_t *tokens, const qy_hooks_t *hooks, double *nll,
                         qy_error_t *err)
 {
     int64_t blocks = f->model->arch.n_blocks;
     double last = 0;
-    QY_TRY(qy_forward_embed(f, stream, 0, n, tokens, err));
+    QY_TRY(qy_forward_embed(f, &stream, 1, tokens, err));
     for (int64_t b = 0; b < blocks; b++) {
         QY_TRY(qy_hooks_check(hooks, err));
         QY_TRY(qy_variant_load(f, source, b, err));
-        QY_TRY(qy_forward_advance(f, stream, 0, n, err));
+        QY_TRY(qy_forward_advance(f, stream, b, hooks, err));
         qy_hooks_progress(hooks, &last,
                           &(qy_progress_t){.kind = QY_TASK_EVALUATE,
                                            .block = b,
@@ -39,7 +39,7 @@ static qy_status_t walk(qy_forward_t *f, const qy_variant_source_t *source, qy_s
                                            .n_steps = blocks,
                                            .loss = (double)NAN});
     }
-    return qy_forward_nll(f, stream, 0, n, tokens, nll, err);
+    return qy_forward_nll(f, stream, tokens, nll, err);
 }
 
 qy_status_t qy_evaluate_windows(qy_device_t *dev, const qy_model_t *model,
@@ -50,7 +50,7 @@ qy_status_t qy_evaluate_windows(qy_device_t *dev, const qy_model_t *model,
     qy_forward_t f;
     QY_TRY(qy_forward_create(&f, dev, model, source->read_block ? &source->form : NULL,
                              qy_forward_batch(length), length, err));
-    qy_status_t status = walk(&f, source, stream, tokens, n, hooks, nll, err);
+    qy_status_t status = walk(&f, source, stream, tokens, hooks, nll, err);
     qy_forward_free(&f);
     for (int64_t i = 0; i < n && status == QY_OK; i++)
         if (!isfinite(nll[i]))
@@ -74,13 +74,13 @@ static qy_status_t read_run_block(void *context, int64_t block, qy_qblock_t *out
 typedef struct {
     const qy_work_t *work;
     void *memory;
-    qy_arena_t arena;
     qy_forward_t forward; /* only its tensors for one layer are used */
     qy_block_ap_t start;
 } rounder_t;
 
-static qy_status_t rounder_take(rounder_t *r, qy_arena_t *arena, qy_error_t *err)
+static qy_status_t rounder_take(void *context, qy_arena_t *arena, qy_error_t *err)
 {
+    rounder_t *r = context;
     qy_quant_form_t form = qy_plan_form(r->work->plan);
     QY_TRY(qy_forward_take(&r->forward, r->work->dev, r->work->model, &form, 1, 1, arena, err));
     QY_TRY(qy_block_ap_take(&r->start, r->work->plan, &r->forward, 0, arena, err));
@@ -90,16 +90,8 @@ static qy_status_t rounder_take(rounder_t *r, qy_arena_t *arena, qy_error_t *err
 
 static qy_status_t rounder_open(rounder_t *r, const qy_work_t *work, qy_error_t *err)
 {
-    qy_arena_t measure;
     *r = (rounder_t){.work = work};
-    qy_arena_init(&measure, "rounding", NULL, 0);
-    QY_TRY(rounder_take(r, &measure, err));
-    QY_TRY(qy_device_alloc(work->dev, &r->memory, measure.peak, err));
-    qy_arena_init(&r->arena, "rounding", r->memory, measure.peak);
-    qy_status_t status = rounder_take(r, &r->arena, err);
-    if (status != QY_OK)
-        qy_device_free(work->dev, &r->memory);
-    return status;
+    return qy_device_take(work->dev, &r->memory, "rounding", rounder_take, r, err);
 }
 
 static qy_status_t read_rounded(void *context, int64_t block, qy_qblock_t *out, qy_error_t *err)
@@ -182,7 +174,7 @@ static qy_status_t evaluate_windows(const qy_work_t *work, const subject_t *s,
                                     const qy_variant_source_t *source, double *nll, qy_error_t *err)
 {
     qy_stream_t *stream = NULL;
-    QY_TRY(qy_work_stream(work, s->n, s->length, 1, &stream, err));
+    QY_TRY(qy_work_stream(work, s->n, s->length, 1, NULL, &stream, err));
     qy_status_t status = qy_evaluate_windows(work->dev, work->model, source, stream,
                                              s->tokens + s->first * s->length, s->n, s->length,
                                              work->hooks, nll, err);

@@ -1,7 +1,6 @@
 /*
- * A segment: its blocks one after the other, from the first unfinished one. Two streams go along:
- * the target stream through full-precision blocks, the input stream through the finished quantized
- * ones.
+ * A segment: its blocks one after the other, from the first unfinished one. Two streams go along
+ * (worker/segment_streams.h).
  */
 #include <math.h>
 #include <stdlib.h>
@@ -11,7 +10,7 @@
 #include "worker/block_save.h"
 #include "worker/decorate.h"
 #include "worker/gptq.h"
-#include "worker/run_task.h"
+#include "worker/segment_streams.h"
 
 typedef struct {
     const qy_work_t *work;
@@ -20,11 +19,10 @@ typedef struct {
     int64_t first, end; /* blocks of the segment */
     int training;       /* the method looks at activations */
     void *memory;
-    qy_arena_t arena;
     qy_forward_t forward;
     qy_block_ap_t trainer;
     qy_gptq_t gptq;
-    qy_stream_t *target, *input; /* NULL where no activations are needed (rtn) */
+    qy_segment_streams_t streams; /* only where activations are needed: not by rtn */
 } segment_t;
 
 static int is_gptq(const segment_t *s)
@@ -32,8 +30,9 @@ static int is_gptq(const segment_t *s)
     return s->plan->spec.quantize.method == QY_METHOD_GPTQ;
 }
 
-static qy_status_t take(segment_t *s, qy_arena_t *arena, qy_error_t *err)
+static qy_status_t take(void *context, qy_arena_t *arena, qy_error_t *err)
 {
+    segment_t *s = context;
     qy_quant_form_t form = qy_plan_form(s->plan);
     const qy_spec_t *spec = &s->plan->spec;
     int64_t length = s->training ? spec->calibration.sequence_length : 2;
@@ -78,88 +77,11 @@ qy_status_t qy_task_segment_bytes(const qy_work_t *work, size_t *bytes, qy_error
     return QY_OK;
 }
 
-static qy_status_t open_memory(segment_t *s, qy_error_t *err)
-{
-    qy_arena_t measure;
-    qy_arena_init(&measure, "segment", NULL, 0);
-    QY_TRY(take(s, &measure, err));
-    QY_TRY(qy_device_alloc(s->work->dev, &s->memory, measure.peak, err));
-    qy_arena_init(&s->arena, "segment", s->memory, measure.peak);
-    QY_TRY(take(s, &s->arena, err));
-    return s->training && !is_gptq(s) ? qy_block_save_create(&s->trainer.save, &s->trainer, err)
-                                      : QY_OK;
-}
-
-/* Both streams from a capture's files, range by range. */
-static qy_status_t fill_from_capture(segment_t *s, qy_error_t *err)
-{
-    const qy_plan_t *plan = s->plan;
-    qy_status_t status = QY_OK;
-    void *row = malloc(qy_stream_sample_bytes(s->target));
-    if (!row)
-        return qy_fail(err, QY_ERR_MEMORY, "streams: out of host memory");
-    for (int64_t r = 0; r < plan->n_ranges && status == QY_OK; r++) {
-        char path[QY_PATH_MAX];
-        qy_h5_t *file = NULL;
-        int64_t first, n;
-        qy_plan_range(plan->n_samples, plan->n_ranges, r, &first, &n);
-        QY_TRY_GOTO(qy_store_capture(path, plan, s->task->range, r, err), free_row);
-        QY_TRY_GOTO(qy_store_open(&file, path, plan, "capture", err), free_row);
-        for (int64_t i = 0; i < n && status == QY_OK; i++) {
-            status = qy_h5_read_rows(file, "x", i, 1, row, err);
-            if (status == QY_OK)
-                status = qy_stream_write(s->target, first + i, 1, row, err);
-            if (status == QY_OK)
-                status = qy_stream_write(s->input, first + i, 1, row, err);
-        }
-        qy_h5_close(&file);
-    }
-free_row:
-    free(row);
-    return status;
-}
-
-static qy_status_t fill_from_tokens(segment_t *s, qy_error_t *err)
-{
-    int32_t *tokens = NULL;
-    int64_t n, length;
-    QY_TRY(qy_store_read_tokens(&tokens, &n, &length, s->plan, "calibration", err));
-    qy_status_t status = qy_forward_embed(&s->forward, s->target, 0, n, tokens, err);
-    if (status == QY_OK) /* the same rows again: cheaper than a second read of the embedding's */
-        status = qy_forward_embed(&s->forward, s->input, 0, n, tokens, err);
-    free(tokens);
-    return status;
-}
-
-static qy_status_t open_streams(segment_t *s, qy_error_t *err)
-{
-    int64_t n = s->plan->n_samples, length = s->plan->spec.calibration.sequence_length;
-    QY_TRY(qy_work_stream(s->work, n, length, 2, &s->target, err));
-    QY_TRY(qy_work_stream(s->work, n, length, 2, &s->input, err));
-    return s->first == 0 ? fill_from_tokens(s, err) : fill_from_capture(s, err);
-}
-
 static int is_done(const segment_t *s, int64_t block)
 {
     char path[QY_PATH_MAX];
     return qy_store_block(path, s->plan, block, NULL) == QY_OK &&
            qy_store_has(path, s->plan, "block", NULL);
-}
-
-/* Through a block that an earlier attempt finished. */
-static qy_status_t pass_block(segment_t *s, int64_t block, qy_error_t *err)
-{
-    qy_qblock_t q;
-    if (!s->target)
-        return QY_OK;
-    QY_TRY(qy_forward_load_original(&s->forward, block, err));
-    QY_TRY(qy_forward_advance(&s->forward, s->target, 0, s->plan->n_samples, err));
-    QY_TRY(qy_finished_read(s->plan, block, &q, err));
-    qy_status_t status = qy_forward_load_quantized(&s->forward, &q, err);
-    if (status == QY_OK)
-        status = qy_forward_advance(&s->forward, s->input, 0, s->plan->n_samples, err);
-    qy_qblock_free(&q);
-    return status;
 }
 
 typedef struct {
@@ -196,11 +118,11 @@ static qy_status_t run_gptq(segment_t *s, int64_t block, const qy_block_weights_
                             losses_t *losses, qy_error_t *err)
 {
     int64_t n_train = s->plan->spec.calibration.samples;
-    QY_TRY(qy_forward_error(&s->forward, s->input, s->target, 0, n_train, &losses->training.first,
-                            err));
-    QY_TRY(qy_gptq_run(&s->gptq, block, weights, s->input, s->work->hooks, err));
-    return qy_forward_error(&s->forward, s->input, s->target, 0, n_train, &losses->training.last,
-                            err);
+    QY_TRY(qy_forward_error(&s->forward, s->streams.input, s->streams.target, 0, n_train,
+                            &losses->training.first, err));
+    QY_TRY(qy_gptq_run(&s->gptq, block, weights, s->streams.input, s->work->hooks, err));
+    return qy_forward_error(&s->forward, s->streams.input, s->streams.target, 0, n_train,
+                            &losses->training.last, err);
 }
 
 /* The part of a block's work that needs activations; leaves the trained weights in the trainer. */
@@ -208,28 +130,28 @@ static qy_status_t train(segment_t *s, int64_t block, const qy_block_weights_t *
                          losses_t *losses, qy_error_t *err)
 {
     int64_t n = s->plan->n_samples, n_train = s->plan->spec.calibration.samples;
+    qy_stream_t *input = s->streams.input, *target = s->streams.target;
+    QY_TRY(qy_segment_streams_bring(&s->streams, block, err));
     qy_decorate_plain(&s->forward.params);
     QY_TRY(qy_block_params_load(&s->forward.params, &s->forward.block, weights, &s->forward.staging,
                                 1, err));
-    QY_TRY(qy_forward_advance(&s->forward, s->target, 0, n, err));
+    QY_TRY(qy_segment_streams_pass(&s->streams, target, block, err));
     QY_TRY(qy_block_ap_start(&s->trainer, weights, err));
-    QY_TRY(qy_forward_error(&s->forward, s->input, s->target, n_train, n - n_train,
+    QY_TRY(qy_forward_error(&s->forward, input, target, n_train, n - n_train,
                             &losses->validation_before, err));
     if (is_gptq(s))
         return run_gptq(s, block, weights, losses, err);
-    return qy_block_ap_train(&s->trainer, block, s->input, s->target, s->work->hooks,
-                             &losses->training, err);
+    return qy_block_ap_train(&s->trainer, block, input, target, s->work->hooks, &losses->training,
+                             err);
 }
 
-/* The finished weights' validation error, and the input stream through them for the next block. */
-static qy_status_t settle(segment_t *s, int64_t block, const qy_qblock_t *q, losses_t *losses,
-                          qy_error_t *err)
+/* The finished weights' validation error; leaves them in forward. */
+static qy_status_t settle(segment_t *s, const qy_qblock_t *q, losses_t *losses, qy_error_t *err)
 {
     int64_t n = s->plan->n_samples, n_train = s->plan->spec.calibration.samples;
     QY_TRY(qy_forward_load_quantized(&s->forward, q, err));
-    QY_TRY(qy_forward_error(&s->forward, s->input, s->target, n_train, n - n_train,
-                            &losses->validation_after, err));
-    return block + 1 < s->end ? qy_forward_advance(&s->forward, s->input, 0, n, err) : QY_OK;
+    return qy_forward_error(&s->forward, s->streams.input, s->streams.target, n_train, n - n_train,
+                            &losses->validation_after, err);
 }
 
 static qy_status_t quantize_block(segment_t *s, int64_t block, const qy_block_weights_t *weights,
@@ -242,13 +164,17 @@ static qy_status_t quantize_block(segment_t *s, int64_t block, const qy_block_we
         QY_TRY(qy_block_ap_start(&s->trainer, weights, err));
     QY_TRY(qy_block_ap_freeze(&s->trainer, weights, q, err));
     if (s->training)
-        QY_TRY(settle(s, block, q, losses, err));
-    return write_block(s, block, q, losses, err);
+        QY_TRY(settle(s, q, losses, err));
+    QY_TRY(write_block(s, block, q, losses, err));
+    if (!s->training || block + 1 == s->end)
+        return QY_OK;
+    /* Only now, that the block is safe: a restart must not find the stream ahead of it. */
+    return qy_segment_streams_pass(&s->streams, s->streams.input, block, err);
 }
 
 static qy_status_t do_block(segment_t *s, int64_t block, qy_error_t *err)
 {
-    double began = qy_now_s(), last = 0;
+    double began = qy_now_s(), last = 0, stall_s = qy_segment_streams_stall_s(&s->streams);
     qy_quant_form_t form = qy_plan_form(s->plan);
     qy_block_weights_t weights;
     qy_qblock_t q;
@@ -261,19 +187,21 @@ static qy_status_t do_block(segment_t *s, int64_t block, qy_error_t *err)
     if (status == QY_OK)
         qy_block_save_drop(s->plan, block);
     if (status == QY_OK)
-        qy_hooks_progress(s->work->hooks, &last,
-                          &(qy_progress_t){.task_id = s->task->id,
-                                           .kind = QY_TASK_SEGMENT,
-                                           .block = block,
-                                           .block_done = 1,
-                                           .step = s->plan->block_ap.steps,
-                                           .n_steps = s->plan->block_ap.steps,
-                                           .loss = losses.training.last,
-                                           .loss_before = losses.training.first,
-                                           .loss_after = losses.training.last,
-                                           .validation_before = losses.validation_before,
-                                           .validation_after = losses.validation_after,
-                                           .seconds = qy_now_s() - began});
+        qy_hooks_progress(
+            s->work->hooks, &last,
+            &(qy_progress_t){.task_id = s->task->id,
+                             .kind = QY_TASK_SEGMENT,
+                             .block = block,
+                             .block_done = 1,
+                             .step = s->plan->block_ap.steps,
+                             .n_steps = s->plan->block_ap.steps,
+                             .loss = losses.training.last,
+                             .loss_before = losses.training.first,
+                             .loss_after = losses.training.last,
+                             .validation_before = losses.validation_before,
+                             .validation_after = losses.validation_after,
+                             .seconds = qy_now_s() - began,
+                             .stall_s = qy_segment_streams_stall_s(&s->streams) - stall_s});
 free_weights:
     qy_block_weights_free(&weights);
     return status;
@@ -286,12 +214,18 @@ static qy_status_t walk(segment_t *s, qy_error_t *err)
         block++;
     if (block == s->end)
         return QY_OK;
-    QY_TRY(open_memory(s, err));
-    if (s->training)
-        QY_TRY(open_streams(s, err));
-    for (int64_t b = s->first; b < s->end; b++) {
+    QY_TRY(qy_device_take(s->work->dev, &s->memory, "segment", take, s, err));
+    if (s->training) {
+        if (!is_gptq(s))
+            QY_TRY(qy_block_save_create(&s->trainer.save, &s->trainer, err));
+        QY_TRY(
+            qy_segment_streams_open(&s->streams, s->work, &s->forward, s->task->range, block, err));
+    }
+    for (; block < s->end; block++) {
         QY_TRY(qy_hooks_check(s->work->hooks, err));
-        QY_TRY(b < block ? pass_block(s, b, err) : do_block(s, b, err));
+        QY_TRY(do_block(s, block, err));
+        if (s->training && block + 1 < s->end)
+            QY_TRY(qy_segment_streams_save(&s->streams, block + 1, err));
     }
     return QY_OK;
 }
@@ -310,9 +244,7 @@ qy_status_t qy_task_segment(const qy_work_t *work, const qy_task_t *task, qy_res
     s.end = plan->segment_start[task->range + 1];
     qy_status_t status = walk(&s, err);
     qy_block_save_destroy(&s.trainer.save);
-    qy_stream_destroy(&s.input);
-    qy_stream_destroy(&s.target);
-    qy_forward_free(&s.forward);
+    qy_segment_streams_close(&s.streams, status == QY_OK || status == QY_ERR_NUMERIC);
     if (s.memory)
         qy_device_free(work->dev, &s.memory);
     return status;

@@ -50,6 +50,22 @@ static qy_status_t wait_for_nothing(const qy_device_t *dev, qy_error_t *err)
     return QY_OK;
 }
 
+static qy_status_t mark_nothing(const qy_device_t *dev, void **mark, qy_direction_t direction,
+                                qy_error_t *err)
+{
+    (void)dev;
+    (void)mark; /* stays NULL: transfers are done when they return */
+    (void)direction;
+    (void)err;
+    return QY_OK;
+}
+
+static int always_idle(const qy_device_t *dev)
+{
+    (void)dev;
+    return 1;
+}
+
 /* Number of the line "key  N kB" of /proc/meminfo in bytes, 0 where there is none. */
 static size_t meminfo(const char *key)
 {
@@ -94,6 +110,8 @@ static const struct qy_device_vtable vtable = {
     .download_queued = memory_copy,
     .copy = memory_copy,
     .wait = wait_for_nothing,
+    .mark = mark_nothing,
+    .idle = always_idle,
     .memory = memory_state,
 };
 

@@ -38,6 +38,7 @@ struct qy_cuda_impl {
     size_t scratch_bytes;
     char *ring; /* pinned: small uploads wait here, so that the host need not */
     cudaStream_t uploads, downloads;
+    bool large_up, large_down; /* pinned memory was ever copied past the stages, in the main stream */
     qy_cuda_stage up[QY_CUDA_STAGES], down[QY_CUDA_STAGES];
     unsigned n_up,
         n_down; /* transfers so far: the next one's stage is this modulo QY_CUDA_STAGES */

@@ -144,8 +144,11 @@ static qy_status_t upload(const qy_device_t *dev, void *dst, const void *src, si
     QY_TRY(use(dev, err));
     if (bytes <= RING_LARGEST)
         return upload_small(dev, dst, src, bytes, err);
-    if (bytes <= QY_CUDA_STAGE_LARGEST && is_pinned(src))
-        return upload_staged(dev, dst, src, bytes, err);
+    if (is_pinned(src)) {
+        if (bytes <= QY_CUDA_STAGE_LARGEST)
+            return upload_staged(dev, dst, src, bytes, err);
+        qy_impl(dev)->large_up = true;
+    }
     QY_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, qy_stream(dev)));
     return QY_OK;
 }
@@ -156,6 +159,66 @@ static qy_status_t wait(const qy_device_t *dev, qy_error_t *err)
     QY_CUDA(cudaStreamSynchronize(qy_stream(dev)));
     QY_CUDA(cudaStreamSynchronize(qy_impl(dev)->downloads));
     return QY_OK;
+}
+
+struct qy_cuda_mark {
+    cudaEvent_t staged, large; /* large NULL: no transfer ever went past the stages */
+};
+
+static void mark_release(const qy_device_t *dev, void *p)
+{
+    qy_cuda_mark *mark = static_cast<qy_cuda_mark *>(p);
+    (void)dev;
+    if (mark->staged)
+        cudaEventDestroy(mark->staged);
+    if (mark->large)
+        cudaEventDestroy(mark->large);
+    free(mark);
+}
+
+/* Who waits for a mark sleeps: it is a thread that has a disk to serve. */
+static qy_status_t record_mark(cudaEvent_t *event, cudaStream_t stream, qy_error_t *err)
+{
+    if (!*event)
+        QY_CUDA(cudaEventCreateWithFlags(event, cudaEventDisableTiming | cudaEventBlockingSync));
+    QY_CUDA(cudaEventRecord(*event, stream));
+    return QY_OK;
+}
+
+static qy_status_t set_mark(const qy_device_t *dev, void **out, qy_direction_t direction,
+                        qy_error_t *err)
+{
+    qy_cuda_impl *impl = qy_impl(dev);
+    bool up = direction == QY_UPLOADS;
+    QY_TRY(use(dev, err));
+    if (!*out)
+        *out = calloc(1, sizeof(qy_cuda_mark));
+    qy_cuda_mark *mark = static_cast<qy_cuda_mark *>(*out);
+    if (!mark)
+        return qy_fail(err, QY_ERR_MEMORY, "cuda: out of host memory");
+    QY_TRY(record_mark(&mark->staged, up ? impl->uploads : impl->downloads, err));
+    if (up ? impl->large_up : impl->large_down)
+        QY_TRY(record_mark(&mark->large, impl->stream, err));
+    return QY_OK;
+}
+
+static qy_status_t mark_wait(const qy_device_t *dev, const void *p, qy_error_t *err)
+{
+    const qy_cuda_mark *mark = static_cast<const qy_cuda_mark *>(p);
+    QY_TRY(use(dev, err));
+    QY_CUDA(cudaEventSynchronize(mark->staged));
+    if (mark->large)
+        QY_CUDA(cudaEventSynchronize(mark->large));
+    return QY_OK;
+}
+
+/* A failed device counts as idle: the next call reports it. */
+static int idle(const qy_device_t *dev)
+{
+    int busy = cudaStreamQuery(qy_stream(dev)) == cudaErrorNotReady;
+    if (busy)
+        cudaGetLastError();
+    return !busy;
 }
 
 static qy_status_t download(const qy_device_t *dev, void *dst, const void *src, size_t bytes,
@@ -173,6 +236,7 @@ static qy_status_t download_queued(const qy_device_t *dev, void *dst, const void
     qy_cuda_impl *impl = qy_impl(dev);
     QY_TRY(use(dev, err));
     if (bytes > QY_CUDA_STAGE_LARGEST || !is_pinned(dst)) {
+        impl->large_down = true;
         QY_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, impl->stream));
         return QY_OK;
     }
@@ -245,7 +309,8 @@ static void close_device(qy_device_t *dev)
 
 static const struct qy_device_vtable vtable = {
     close_device, memory_alloc,    memory_release, host_alloc, host_release, upload,
-    download,     download_queued, copy,           wait,       memory_state,
+    download,     download_queued, copy,           wait,       set_mark,     mark_wait,
+    mark_release, idle,            memory_state,
 };
 
 qy_status_t qy_cuda_scratch(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err)

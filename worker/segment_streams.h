@@ -1,0 +1,43 @@
+/*
+ * The two streams of a segment: the target through full-precision blocks, the input through
+ * finished quantized ones. A restart finds them where they were: in this node's scratch, else as
+ * they were last saved to the run directory, else they are recomputed from the segment's start;
+ * sample by sample, so that what a crash has torn is recomputed alone.
+ */
+#ifndef QY_WORKER_SEGMENT_STREAMS_H
+#define QY_WORKER_SEGMENT_STREAMS_H
+
+#include "worker/run_task.h"
+
+typedef struct {
+    const qy_work_t *work;
+    qy_forward_t *forward;
+    int64_t segment, first; /* its first block */
+    qy_stream_t *target, *input;
+    double advance_s; /* of walks since the last save: what a restart elsewhere would repeat */
+} qy_segment_streams_t;
+
+/* Opens them for work on this block of the segment, the first one that is not finished. forward is
+ * used for every walk and outlives them. */
+qy_status_t qy_segment_streams_open(qy_segment_streams_t *s, const qy_work_t *work,
+                                    qy_forward_t *forward, int64_t segment, int64_t block,
+                                    qy_error_t *err);
+/* finished: the segment is, so scratch and saves are removed. NULL streams are fine. */
+void qy_segment_streams_close(qy_segment_streams_t *s, int finished);
+
+/* Brings every sample of both in front of this block; loads weights into forward as it needs them.
+ */
+qy_status_t qy_segment_streams_bring(qy_segment_streams_t *s, int64_t block, qy_error_t *err);
+
+/* One of the streams through the block whose weights are in forward. */
+qy_status_t qy_segment_streams_pass(qy_segment_streams_t *s, qy_stream_t *stream, int64_t block,
+                                    qy_error_t *err);
+
+/* Saves both, standing in front of this block, where walks of checkpoint.recompute_minutes would be
+ * lost without; the save before is removed. What cannot be saved is logged: the run goes on.
+ * STOPPED only. */
+qy_status_t qy_segment_streams_save(qy_segment_streams_t *s, int64_t block, qy_error_t *err);
+
+double qy_segment_streams_stall_s(const qy_segment_streams_t *s);
+
+#endif
