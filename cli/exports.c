@@ -20,30 +20,90 @@ static qy_status_t read_block(void *context, int64_t block, qy_qblock_t *out, qy
     return qy_finished_read_model(plan, block, plan->spec.e2e_qp.present, out, err);
 }
 
-/* Perplexities as a Markdown table; an empty text where nothing was evaluated. */
-static void write_card(char *out, size_t size, const qy_plan_t *plan)
+/* --- what the run has measured, for the model card ---------------------------------------------
+ */
+
+typedef struct {
+    const qy_plan_t *plan;
+    const qy_ledger_t *ledger;
+    qy_variant_t last; /* the exported one */
+    FILE *out;
+} card_t;
+
+/* A row of the table of texts; first: its head as well. False where not all was measured. */
+static bool print_perplexity(const card_t *c, int i, bool first)
+{
+    const qy_evaluate_spec_t *e = &c->plan->spec.evaluate[i];
+    double before = qy_results_perplexity(c->ledger, c->plan, i, QY_VARIANT_ORIGINAL);
+    double rounded = qy_results_perplexity(c->ledger, c->plan, i, QY_VARIANT_ROUNDED);
+    double after = qy_results_perplexity(c->ledger, c->plan, i, c->last);
+    if (isnan(before) || isnan(after))
+        return false;
+    if (first)
+        fputs(
+            "Perplexity of texts, in windows of so many tokens:\n\n"
+            "| text | window | original | plainly rounded | this model |\n|---|---|---|---|---|\n",
+            c->out);
+    fprintf(c->out, "| %s | %lld | %.3f | %.3f | %.3f |\n", e->name, (long long)e->sequence_length,
+            before, rounded, after);
+    return true;
+}
+
+static bool print_accuracy(const card_t *c, int i, bool first)
+{
+    qy_accuracy_t before, rounded, after;
+    if (!qy_results_accuracy(c->ledger, c->plan, i, QY_VARIANT_ORIGINAL, &before) ||
+        !qy_results_accuracy(c->ledger, c->plan, i, QY_VARIANT_ROUNDED, &rounded) ||
+        !qy_results_accuracy(c->ledger, c->plan, i, c->last, &after))
+        return false;
+    if (first)
+        fputs("Zero-shot accuracy in percent, and by the likelihood per byte:\n\n"
+              "| task | items | original | plainly rounded | this model | standard error |\n"
+              "|---|---|---|---|---|---|\n",
+              c->out);
+    fprintf(c->out, "| %s | %lld | %.2f, %.2f | %.2f, %.2f | %.2f, %.2f | %.2f, %.2f |\n",
+            c->plan->spec.evaluate[i].name, (long long)after.n_items, 100 * before.accuracy,
+            100 * before.by_bytes, 100 * rounded.accuracy, 100 * rounded.by_bytes,
+            100 * after.accuracy, 100 * after.by_bytes, 100 * after.error,
+            100 * after.by_bytes_error);
+    return true;
+}
+
+/* One table of texts, one of tasks; nothing where nothing was evaluated. */
+static void print_tables(const card_t *c)
+{
+    bool texts = false, tasks = false;
+    for (int i = 0; i < c->plan->spec.n_evaluate; i++)
+        if (!c->plan->spec.evaluate[i].task[0])
+            texts = print_perplexity(c, i, !texts) || texts;
+    if (texts)
+        fputs("\n", c->out);
+    for (int i = 0; i < c->plan->spec.n_evaluate; i++)
+        if (c->plan->spec.evaluate[i].task[0])
+            tasks = print_accuracy(c, i, !tasks) || tasks;
+}
+
+/* The caller frees *text. */
+static qy_status_t make_card(const qy_plan_t *plan, char **text, qy_error_t *err)
 {
     char path[QY_PATH_MAX];
+    size_t bytes = 0;
     qy_ledger_t *ledger = NULL;
-    size_t used = 0;
-    out[0] = 0;
-    if (qy_store_ledger(path, plan, NULL) != QY_OK || qy_ledger_read(&ledger, path, NULL) != QY_OK)
-        return;
-    for (int i = 0; i < plan->spec.n_evaluate; i++) {
-        qy_variant_t last = plan->spec.e2e_qp.present ? QY_VARIANT_FINAL : QY_VARIANT_STITCHED;
-        double before = qy_results_perplexity(ledger, plan, i, QY_VARIANT_ORIGINAL);
-        double after = qy_results_perplexity(ledger, plan, i, last);
-        if (isnan(before) || isnan(after) || used + 256 > size)
-            continue;
-        if (used == 0)
-            used += (size_t)snprintf(out, size,
-                                     "| text | window | perplexity before | after |\n"
-                                     "|---|---|---|---|\n");
-        used += (size_t)snprintf(out + used, size - used, "| %s | %lld | %.3f | %.3f |\n",
-                                 plan->spec.evaluate[i].name,
-                                 (long long)plan->spec.evaluate[i].sequence_length, before, after);
+    card_t c = {.plan = plan,
+                .last = plan->spec.e2e_qp.present ? QY_VARIANT_FINAL : QY_VARIANT_STITCHED,
+                .out = open_memstream(text, &bytes)};
+    if (!c.out)
+        return qy_fail(err, QY_ERR_MEMORY, "model card: out of memory");
+    if (qy_store_ledger(path, plan, NULL) == QY_OK &&
+        qy_ledger_read(&ledger, path, NULL) == QY_OK) {
+        c.ledger = ledger;
+        print_tables(&c);
     }
     qy_ledger_close(&ledger);
+    if (fclose(c.out) == 0)
+        return QY_OK;
+    free(*text);
+    return qy_fail(err, QY_ERR_MEMORY, "model card: out of memory");
 }
 
 qy_status_t qy_export_of_run(const qy_plan_t *plan, const char *format, const char *dir,
@@ -55,11 +115,11 @@ qy_status_t qy_export_of_run(const qy_plan_t *plan, const char *format, const ch
                        qy_exporter_names());
     if (existing_ok && qy_is_dir(dir))
         return QY_OK;
-    char card[4096], *recipe = NULL;
+    char *card = NULL, *recipe = NULL;
     qy_model_t *model = NULL;
     qy_status_t status;
-    write_card(card, sizeof card, plan);
-    QY_TRY(qy_spec_write(&plan->spec, &recipe, err));
+    QY_TRY(make_card(plan, &card, err));
+    QY_TRY_GOTO(qy_spec_write(&plan->spec, &recipe, err), free_recipe);
     QY_TRY_GOTO(qy_model_open(&model, plan->spec.model, err), free_recipe);
     qy_export_t job = {.model = model,
                        .form = qy_plan_form(plan),
@@ -73,5 +133,6 @@ qy_status_t qy_export_of_run(const qy_plan_t *plan, const char *format, const ch
     qy_model_close(&model);
 free_recipe:
     free(recipe);
+    free(card);
     return status;
 }

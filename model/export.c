@@ -7,7 +7,8 @@
 #include "model/export_common.h"
 #include "model/target.h"
 
-static const qy_exporter_t *const exporters[] = {&qy_exporter_compressed_tensors, &qy_exporter_gguf,
+static const qy_exporter_t *const exporters[] = {&qy_exporter_autoround, &qy_exporter_awq,
+                                                 &qy_exporter_compressed_tensors, &qy_exporter_gguf,
                                                  &qy_exporter_gptq, &qy_exporter_hf};
 enum { N_EXPORTERS = sizeof exporters / sizeof *exporters };
 
@@ -21,7 +22,7 @@ const qy_exporter_t *qy_exporter_find(const char *name)
 
 const char *qy_exporter_names(void)
 {
-    return "compressed-tensors, gguf, gptq, hf";
+    return "auto-round, awq, compressed-tensors, gguf, gptq, hf";
 }
 
 /* --- files beside the tensors --- */
@@ -55,69 +56,13 @@ static qy_status_t write_provenance(const qy_exporter_t *exporter, const qy_expo
     return status;
 }
 
-/* A YAML string in double quotes. */
-static void print_quoted(FILE *out, const char *text)
-{
-    fputc('"', out);
-    for (; *text; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c == '"' || c == '\\')
-            fputc('\\', out);
-        if (c < 0x20 || c == 0x7f)
-            fprintf(out, "\\x%02x", c);
-        else
-            fputc(c, out);
-    }
-    fputc('"', out);
-}
-
-static void print_card(FILE *out, const qy_exporter_t *exporter, const qy_export_t *job,
-                       const char *base)
-{
-    const qy_quant_form_t *form = &job->form;
-    fputs("---\nbase_model: ", out);
-    print_quoted(out, base);
-    fprintf(out,
-            "\nbase_model_relation: quantized\nlibrary_name: transformers\n"
-            "pipeline_tag: text-generation\ntags:\n- quarry\n- %s\n- %d-bit\n---\n\n",
-            exporter->name, form->bits);
-    fprintf(out, "# %s, %d bits\n\nWeights of the linear layers quantized by Quarry %s: %d bits, ",
-            base, form->bits, job->version, form->bits);
-    if (form->group > 0)
-        fprintf(out, "groups of %lld, ", (long long)form->group);
-    else
-        fputs("one group a row, ", out);
-    fprintf(out, "%s zero points; format %s (%s).\n", form->symmetric ? "symmetric" : "asymmetric",
-            exporter->name, exporter->help);
-    if (job->recipe)
-        fputs("`recipe.yaml` is the job that made it.\n", out);
-    if (job->card && *job->card)
-        fprintf(out, "\n%s\n", job->card);
-}
-
-static qy_status_t write_card(const qy_exporter_t *exporter, const qy_export_t *job,
-                              const char *base, const char *dir, qy_error_t *err)
-{
-    char *text = NULL;
-    size_t bytes = 0;
-    FILE *out = open_memstream(&text, &bytes);
-    if (!out)
-        return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for the model card", dir);
-    print_card(out, exporter, job, base);
-    qy_status_t status = fclose(out) == 0
-                             ? write_text(dir, "README.md", text, err)
-                             : qy_fail(err, QY_ERR_MEMORY, "%s: no memory for the model card", dir);
-    free(text);
-    return status;
-}
-
 static qy_status_t write_all(const qy_exporter_t *exporter, const qy_export_t *job, const char *dir,
                              qy_error_t *err)
 {
     char base[QY_PATH_MAX];
     QY_TRY(qy_checkpoint_name(base, job->model->dir, err));
     QY_TRY(write_provenance(exporter, job, base, dir, err));
-    QY_TRY(write_card(exporter, job, base, dir, err));
+    QY_TRY(qy_export_write_card(exporter, job, base, dir, err));
     if (job->recipe)
         QY_TRY(write_text(dir, "recipe.yaml", job->recipe, err));
     if (!exporter->whole)

@@ -46,7 +46,7 @@ typedef struct {
 
 /* NULL where the name is unknown. */
 const qy_exporter_t *qy_exporter_find(const char *name);
-/* "compressed-tensors, gguf, gptq, hf" for messages and help. */
+/* "auto-round, awq, compressed-tensors, gguf, gptq, hf" for messages and help. */
 const char *qy_exporter_names(void);
 
 /* Runs one exporter into dir, by way of dir.tmp. */

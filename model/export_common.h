@@ -15,8 +15,8 @@ enum { QY_TENSOR_NAME_MAX = 160 };
 
 extern const uint64_t qy_export_shard_bytes; /* as transformers 4.x */
 
-extern const qy_exporter_t qy_exporter_compressed_tensors, qy_exporter_gguf, qy_exporter_gptq,
-    qy_exporter_hf;
+extern const qy_exporter_t qy_exporter_autoround, qy_exporter_awq, qy_exporter_compressed_tensors,
+    qy_exporter_gguf, qy_exporter_gptq, qy_exporter_hf;
 
 /* The tensors that a checkpoint will hold; names are owned. */
 typedef struct {
@@ -62,5 +62,9 @@ qy_status_t qy_export_read_config(json_t **config, const qy_model_t *model, qy_e
 /* dir/config.json: the model's with quantization_config added. MEMORY where that is NULL. */
 qy_status_t qy_export_write_config(const qy_export_t *job, const char *dir, json_t *quantization,
                                    qy_error_t *err);
+
+/* dir/README.md: the model card. base: the original's name. */
+qy_status_t qy_export_write_card(const qy_exporter_t *exporter, const qy_export_t *job,
+                                 const char *base, const char *dir, qy_error_t *err);
 
 #endif

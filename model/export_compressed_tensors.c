@@ -129,8 +129,8 @@ static json_t *make_activations(const qy_quant_form_t *form)
     int bits = qy_quant_site_bits(form, QY_SITE_ATTENTION_IN);
     if (bits == QY_BITS_NONE)
         return json_null();
-    return json_pack("{s:i, s:s, s:b, s:s, s:n, s:b, s:n, s:n, s:s, s:{}}", "num_bits", bits, "type",
-                     "int", "symmetric", 0, "strategy", "token", "group_size", "dynamic", 1,
+    return json_pack("{s:i, s:s, s:b, s:s, s:n, s:b, s:n, s:n, s:s, s:{}}", "num_bits", bits,
+                     "type", "int", "symmetric", 0, "strategy", "token", "group_size", "dynamic", 1,
                      "block_structure", "actorder", "observer", "minmax", "observer_kwargs");
 }
 

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 
 #include "base/pack.h"
-#include "model/export_common.h"
+#include "model/export_gptq.h"
 
 enum {
     WORD_BITS = 32,
@@ -21,33 +21,47 @@ enum {
 };
 static const double damp_percent = 0.01; /* unused by readers; transformers wants one in (0, 1) */
 
-static qy_status_t check(const qy_arch_t *arch, const qy_quant_form_t *form, qy_error_t *err)
+qy_status_t qy_gptq_check(const char *format, const qy_arch_t *arch, const qy_quant_form_t *form,
+                          qy_error_t *err)
 {
     if (form->bits != 2 && form->bits != 3 && form->bits != 4 && form->bits != 8)
-        return qy_fail(err, QY_ERR_UNSUPPORTED, "gptq holds 2, 3, 4 or 8 bits, not %d", form->bits);
+        return qy_fail(err, QY_ERR_UNSUPPORTED, "%s holds 2, 3, 4 or 8 bits, not %d", format,
+                       form->bits);
     if (qy_quant_activations(form))
         return qy_fail(err, QY_ERR_UNSUPPORTED,
-                       "gptq holds quantized weights only, no quantized activations; "
-                       "compressed-tensors does, and hf with quarry.json");
+                       "%s holds quantized weights only, no quantized activations; "
+                       "compressed-tensors does, and hf with quarry.json",
+                       format);
     for (int i = 0; i < QY_N_LINEARS; i++) {
         const qy_linear_desc_t *d = &arch->linear[i];
         if (d->present && (d->out % UNIT != 0 || d->in % UNIT != 0))
             return qy_fail(err, QY_ERR_UNSUPPORTED,
-                           "gptq wants rows and columns in multiples of %d: %s is %lld × %lld",
-                           UNIT, d->name, (long long)d->out, (long long)d->in);
+                           "%s wants rows and columns in multiples of %d: %s is %lld × %lld",
+                           format, UNIT, d->name, (long long)d->out, (long long)d->in);
     }
     return qy_export_check_groups(arch, form, err);
 }
 
-static qy_status_t declare(qy_tensor_list_t *list, const char *layer, const qy_linear_desc_t *d,
-                           const qy_quant_form_t *form, qy_error_t *err)
+static qy_status_t check(const qy_arch_t *arch, const qy_quant_form_t *form, qy_error_t *err)
+{
+    return qy_gptq_check("gptq", arch, form, err);
+}
+
+qy_status_t qy_gptq_declare(qy_tensor_list_t *list, const char *layer, const qy_linear_desc_t *d,
+                            const qy_quant_form_t *form, qy_error_t *err)
 {
     int64_t groups = qy_quant_n_groups(form, d->in), bits = form->bits;
     QY_TRY(qy_tensor_list_add(list, layer, ".qweight", "I32", 2,
                               (int64_t[]){d->in * bits / WORD_BITS, d->out}, err));
     QY_TRY(qy_tensor_list_add(list, layer, ".qzeros", "I32", 2,
                               (int64_t[]){groups, d->out * bits / WORD_BITS}, err));
-    QY_TRY(qy_tensor_list_add(list, layer, ".scales", "F16", 2, (int64_t[]){groups, d->out}, err));
+    return qy_tensor_list_add(list, layer, ".scales", "F16", 2, (int64_t[]){groups, d->out}, err);
+}
+
+static qy_status_t declare(qy_tensor_list_t *list, const char *layer, const qy_linear_desc_t *d,
+                           const qy_quant_form_t *form, qy_error_t *err)
+{
+    QY_TRY(qy_gptq_declare(list, layer, d, form, err));
     return qy_tensor_list_add(list, layer, ".g_idx", "I32", 1, &d->in, err);
 }
 
@@ -87,7 +101,7 @@ static void *make_qzeros(const qy_tensor_t *zeros, int bits, int bias)
     return dst;
 }
 
-static void *make_scales(const qy_tensor_t *scales)
+void *qy_gptq_scales(const qy_tensor_t *scales)
 {
     int64_t rows = scales->shape[0], groups = scales->shape[1];
     const uint16_t *src = scales->data;
@@ -106,8 +120,8 @@ static void *make_g_idx(int64_t cols, int64_t group_cols)
     return dst;
 }
 
-static qy_status_t put_and_free(qy_st_writer_t *writer, const char *layer, const char *suffix,
-                                void *data, int64_t bytes, qy_error_t *err)
+qy_status_t qy_gptq_put(qy_st_writer_t *writer, const char *layer, const char *suffix, void *data,
+                        int64_t bytes, qy_error_t *err)
 {
     char name[QY_TENSOR_NAME_MAX];
     snprintf(name, sizeof name, "%s%s", layer, suffix);
@@ -118,23 +132,29 @@ static qy_status_t put_and_free(qy_st_writer_t *writer, const char *layer, const
     return status;
 }
 
-static qy_status_t write_layer(qy_st_writer_t *writer, const char *layer, const qy_qblock_t *block,
-                               const qy_arch_t *arch, qy_linear_id_t linear, qy_error_t *err)
+qy_status_t qy_gptq_write(qy_st_writer_t *writer, const char *layer, const qy_qblock_t *block,
+                          const qy_arch_t *arch, qy_linear_id_t linear, qy_error_t *err)
 {
     const qy_linear_desc_t *d = &arch->linear[linear];
     int bits = block->form.bits, bias = block->form.symmetric ? 1 : 0;
     int64_t groups = qy_quant_n_groups(&block->form, d->in);
     if (block->form.symmetric)
         QY_TRY(qy_export_check_symmetric(block, layer, linear, err));
-    QY_TRY(put_and_free(writer, layer, ".qweight", make_qweight(&block->codes[linear]),
-                        4 * qy_pack_words(d->in, bits) * d->out, err));
-    QY_TRY(put_and_free(writer, layer, ".qzeros", make_qzeros(&block->zeros[linear], bits, bias),
-                        4 * groups * qy_pack_words(d->out, bits), err));
-    QY_TRY(put_and_free(writer, layer, ".scales", make_scales(&block->scales[linear]),
-                        2 * groups * d->out, err));
-    return put_and_free(writer, layer, ".g_idx",
-                        make_g_idx(d->in, qy_quant_group_cols(&block->form, d->in)), 4 * d->in,
-                        err);
+    QY_TRY(qy_gptq_put(writer, layer, ".qweight", make_qweight(&block->codes[linear]),
+                       4 * qy_pack_words(d->in, bits) * d->out, err));
+    QY_TRY(qy_gptq_put(writer, layer, ".qzeros", make_qzeros(&block->zeros[linear], bits, bias),
+                       4 * groups * qy_pack_words(d->out, bits), err));
+    return qy_gptq_put(writer, layer, ".scales", qy_gptq_scales(&block->scales[linear]),
+                       2 * groups * d->out, err);
+}
+
+static qy_status_t write_layer(qy_st_writer_t *writer, const char *layer, const qy_qblock_t *block,
+                               const qy_arch_t *arch, qy_linear_id_t linear, qy_error_t *err)
+{
+    int64_t cols = arch->linear[linear].in;
+    QY_TRY(qy_gptq_write(writer, layer, block, arch, linear, err));
+    return qy_gptq_put(writer, layer, ".g_idx",
+                       make_g_idx(cols, qy_quant_group_cols(&block->form, cols)), 4 * cols, err);
 }
 
 /* --- the checkpoint --- */
