@@ -51,9 +51,9 @@ static void print_card(FILE *out, const qy_exporter_t *exporter, const qy_export
     fputs("base_model: ", out);
     print_quoted(out, base);
     fprintf(out,
-            "\nbase_model_relation: quantized\nlibrary_name: transformers\n"
+            "\nbase_model_relation: quantized\nlibrary_name: %s\n"
             "pipeline_tag: text-generation\ntags:\n- quarry\n- %s\n- %d-bit\n---\n\n",
-            exporter->name, form->bits);
+            exporter->whole ? exporter->name : "transformers", exporter->name, form->bits);
     fprintf(out, "# %s, %d bits\n\nWeights of the linear layers quantized by Quarry %s: %d bits, ",
             base, form->bits, job->version, form->bits);
     if (form->group > 0)

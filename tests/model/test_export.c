@@ -121,7 +121,7 @@ static void test_copied_files(void **state)
 static void test_table(void **state)
 {
     (void)state;
-    char names[64];
+    char names[128];
     assert_int_equal(strlen(qy_exporter_names()),
                      snprintf(names, sizeof names, "%s", qy_exporter_names()));
     int n = 0;
@@ -129,7 +129,7 @@ static void test_table(void **state)
         assert_non_null(qy_exporter_find(name));
         assert_string_equal(qy_exporter_find(name)->name, name);
     }
-    assert_int_equal(n, 4);
+    assert_int_equal(n, 6);
     assert_null(qy_exporter_find("exl2"));
 }
 
