@@ -106,7 +106,7 @@ static void test_step_rates(void **state)
     assert_int_equal(plan->block_ap.steps_per_epoch, 256);
     assert_int_equal(plan->block_ap.steps, 512);
     assert_close(plan->block_ap.weight_lr, 7.43e-3, 1e-3);
-    assert_close(plan->block_ap.quant_lr, 9.28e-4, 1e-3);
+    assert_close(plan->block_ap.quant_lr, 1.857e-3, 1e-3);
     assert_true(plan->block_ap.norm_lr == 0.0);
     double weights = 0.0, quant = 0.0;
     for (int64_t t = 0; t < 512; t++) {
@@ -114,7 +114,7 @@ static void test_step_rates(void **state)
         quant += qy_block_ap_rate(plan, plan->block_ap.quant_lr, t);
     }
     assert_close(weights, 2.0, 1e-12); /* the travel */
-    assert_close(quant, 0.25, 1e-12);
+    assert_close(quant, 0.5, 1e-12);
     assert_true(qy_block_ap_rate(plan, 1.0, 0) == 1.0);
     qy_plan_destroy(&plan);
 }
@@ -128,7 +128,7 @@ static void test_auto_rates(void **state)
     } cases[] = {
         {"quantize.weights.bits=2", 0.01, 0.004, 0.0}, /* 8 steps: both at their cap */
         {"quantize.weights.bits=8", 0.01, 0.004, 0.0},
-        {"block_ap={epochs: 100, batch_size: 1}", 2.0 / 420.475, 0.25 / 420.475, 0.0},
+        {"block_ap={epochs: 100, batch_size: 1}", 2.0 / 420.475, 0.5 / 420.475, 0.0},
         {"block_ap={epochs: 100, batch_size: 1, quant_lr: 1e-3, norm_lr: 0.5}", 2.0 / 420.475, 1e-3,
          0.5},
         {"block_ap={lr_unit: absolute}", 2e-5, 1e-4, 2e-5},
@@ -145,9 +145,9 @@ static void test_auto_rates(void **state)
         const char *job;
         double weight;
     } bits[] = {
-        {TINY_JOB "quantize: {weights: {bits: 3}}\n", 0.8 / 420.475},
-        {TINY_JOB "quantize: {weights: {bits: 4}}\n", 0.5 / 420.475},
-        {TINY_JOB "quantize: {weights: {bits: 6}}\n", 0.5 / 420.475},
+        {TINY_JOB "quantize: {weights: {bits: 3}}\n", 1.0 / 420.475},
+        {TINY_JOB "quantize: {weights: {bits: 4}}\n", 1.2 / 420.475},
+        {TINY_JOB "quantize: {weights: {bits: 6}}\n", 1.2 / 420.475},
     };
     for (size_t i = 0; i < sizeof bits / sizeof *bits; i++) {
         qy_plan_t *plan = make_plan(bits[i].job, "block_ap={epochs: 100, batch_size: 1}", 1);
