@@ -9,6 +9,7 @@
 
 #include "model/checkpoint.h"
 #include "model/export_gguf.h"
+#include "model/gguf_model.h"
 #include "model/gguf_vocab.h"
 #include "model/tokenizer.h"
 #include "model/tokenizer_file.h"
@@ -20,7 +21,7 @@ typedef struct {
     char where[QY_PATH_MAX];
     json_t *root;         /* tokenizer.json */
     json_t *config;       /* tokenizer_config.json, or NULL */
-    json_t *model_config; /* config.json */
+    json_t *model_config; /* config.json, or NULL */
     const char **texts;   /* by id; NULL: no token */
     int32_t *types;
     float *scores; /* of SentencePiece's kind */
@@ -296,7 +297,8 @@ static qy_status_t read_source(source_t *s, qy_error_t *err)
     char unused[QY_PATH_MAX];
     QY_TRY(qy_tokenizer_file(&s->root, s->where, s->model->dir, err));
     QY_TRY(qy_checkpoint_part(&s->config, s->model->dir, "tokenizer_config.json", err));
-    QY_TRY(qy_checkpoint_config(&s->model_config, unused, s->model->dir, err));
+    if (!qy_gguf_is_name(s->model->dir)) /* whose settings name all of them */
+        QY_TRY(qy_checkpoint_config(&s->model_config, unused, s->model->dir, err));
     s->n = s->model->arch.vocab;
     s->texts = calloc((size_t)s->n, sizeof *s->texts);
     s->types = calloc((size_t)s->n, sizeof *s->types);

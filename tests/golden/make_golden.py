@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Golden files: tiny random models with what PyTorch makes of them, and tokenizers with what Hugging Face's library makes of texts.
 
-usage: make_golden.py [models] [tokenizers]     (both without arguments; writes beside itself)
-Needs torch, transformers, tokenizers, safetensors, numpy. The committed files were made with torch 2.13, transformers 5.17, tokenizers 0.23.3.
+usage: make_golden.py [models] [tokenizers] [gguf]     (all without arguments; writes beside itself)
+Needs torch, transformers, tokenizers, safetensors, numpy, gguf. The committed files were made with torch 2.13, transformers 5.17, tokenizers 0.23.3, gguf 0.19.0.
 
 models/NAME/            a Hugging Face directory: config.json, model.safetensors
 models/NAME/golden/     model.safetensors, all computed in f64 from the stored weights and rounded to f32:
@@ -13,6 +13,9 @@ models/NAME/golden/     model.safetensors, all computed in f64 from the stored w
 tokenizers/texts.json   {"texts": [...], "invalid": [hex of bytes that are not UTF-8]}
 tokenizers/splits.json  the pieces that pre-tokenizers alone make of texts
 tokenizers/stories260K.json   {"texts", "ids"} of the tokenizer of that model, which is not among these files (only where it is found)
+gguf/blocks/            model.safetensors: NAME.raw U8: random blocks of a type, NAME.values F32: what the gguf package makes of them (Q2_0, which it does not know: its formula)
+gguf/NAME.gguf          a tiny random model in a mix of types, gguf/NAME/model.safetensors: the tensors that transformers loads from it, in f32
+gguf/TOKENIZER.gguf     only the keys of a tokenizer; its ids are tokenizers/TOKENIZER's, or gguf/TOKENIZER.json's ("qwen", whose added tokens are not normalized)
 tokenizers/NAME/        tokenizer.json, or vocab.json + merges.txt, and golden.json: {"size", "prefix", "ids": one list a text, "invalid": likewise}
 """
 import json, math, random, shutil, sys
@@ -425,10 +428,198 @@ def make_tokenizers():
     write_golden(strings, t, texts)
 
 
+# --- GGUF -----------------------------------------------------------------------------------------
+
+BLOCK_TYPES = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q6_K"]
+HALVES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2], "Q6_K": [208], "Q2_0": [0]}
+
+
+def random_blocks(name, rows, cols, seed):
+    """Rows of blocks of random bytes, their f16 fields of the size of weights."""
+    import gguf
+    import numpy as np
+    r = np.random.default_rng(seed)
+    if name in ("F32", "F16", "BF16"):
+        x = r.standard_normal((rows, cols)).astype(np.float32)
+        if name == "BF16":
+            return (x.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+        return x.astype(np.float16 if name == "F16" else np.float32).view(np.uint8)
+    elements, size = (64, 18) if name == "Q2_0" else gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
+    blocks = r.integers(0, 256, (rows * cols // elements, size), dtype=np.uint8)
+    for at in HALVES[name]:
+        blocks[:, at:at + 2] = (r.standard_normal((len(blocks), 1)) * 0.02).astype(np.float16).view(np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+def block_values(name, raw):
+    import gguf
+    import numpy as np
+    if name != "Q2_0":
+        return gguf.dequantize(raw if name not in ("F32", "F16") else raw.view(np.float32 if name == "F32" else np.float16), gguf.GGMLQuantizationType[name]).astype(np.float32)
+    blocks = raw.reshape(-1, 18)
+    d = blocks[:, :2].copy().view(np.float16).astype(np.float32)
+    codes = (blocks[:, 2:, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3
+    return ((codes.reshape(len(blocks), 64).astype(np.float32) - 1) * d).reshape(len(raw), -1)
+
+
+# name: (keys of the architecture, other tensors' types, types of a block's seven layers)
+GGUF_MODELS = {
+    "llama": (dict(heads=4, kv=2, ffn=256, theta=10000.0), "Q8_0", ["Q4_1", "Q8_0", "Q5_0", "F16", "Q4_0", "Q5_1", "Q6_K"]),
+    "qwen2": (dict(heads=4, kv=2, ffn=64, theta=1e6), "BF16", ["F32", "Q4_0", "F16", "Q8_0", "BF16", "Q5_1", "Q4_1"]),
+    "qwen3": (dict(heads=2, kv=1, ffn=64, theta=1e6, head_dim=32), "F16", ["Q8_0", "Q4_1", "F32", "Q5_0", "F16", "Q4_0", "BF16"]),
+}
+
+
+def make_gguf_model(out, name, seed):
+    import gguf
+    import numpy as np
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+    sizes, embedding, types = GGUF_MODELS[name]
+    hidden, vocab, heads, kv, ffn = 32, 64, sizes["heads"], sizes["kv"], sizes["ffn"]
+    d = sizes.get("head_dim", hidden // heads)
+    path = out / f"{name}.gguf"
+    w = gguf.GGUFWriter(path, name)
+    w.add_block_count(1), w.add_context_length(128), w.add_embedding_length(hidden), w.add_feed_forward_length(ffn)
+    w.add_head_count(heads), w.add_head_count_kv(kv), w.add_rope_freq_base(sizes["theta"]), w.add_layer_norm_rms_eps(1e-5), w.add_vocab_size(vocab)
+    if "head_dim" in sizes:
+        w.add_key_length(d), w.add_value_length(d)
+    w.add_tokenizer_model("gpt2"), w.add_tokenizer_pre("gpt-2")
+    letters = [chr(c) for c in range(33, 33 + vocab - 3)] + ['!"']
+    w.add_token_list(["<s>", "</s>"] + letters), w.add_token_types([3, 3] + [1] * (vocab - 2)), w.add_token_merges(['! "'])
+    w.add_bos_token_id(0), w.add_eos_token_id(1), w.add_add_bos_token(True), w.add_chat_template("{{ messages }} größer")
+
+    def add(tensor, kind, rows, cols, n):
+        t = gguf.GGMLQuantizationType[kind]
+        raw = random_blocks(kind, rows or 1, cols, 100 * seed + n)
+        data = raw.view({"F32": np.float32, "F16": np.float16}[kind]) if kind in ("F32", "F16") else raw
+        w.add_tensor(tensor, data if rows else data[0], raw_dtype=t)
+    add("token_embd.weight", embedding, vocab, hidden, 0)
+    shapes = [(heads * d, hidden), (kv * d, hidden), (kv * d, hidden), (hidden, heads * d), (ffn, hidden), (ffn, hidden), (hidden, ffn)]
+    names = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+    for i, (part, (rows, cols), kind) in enumerate(zip(names, shapes, types)):
+        add(f"blk.0.{part}.weight", kind, rows, cols, i + 1)
+        if name == "qwen2" and i < 3:
+            add(f"blk.0.{part}.bias", "F32", 0, rows, i + 11)
+    norms = ["attn_norm", "ffn_norm"] + (["attn_q_norm", "attn_k_norm"] if name == "qwen3" else [])
+    for i, part in enumerate(norms):
+        add(f"blk.0.{part}.weight", "F32", 0, d if "_q_" in part or "_k_" in part else hidden, i + 21)
+    add("output_norm.weight", "F32", 0, hidden, 30)
+    if name == "qwen2":
+        add("output.weight", "Q8_0", vocab, hidden, 31)
+    if name == "llama":  # Llama 3's scaling: factor 4, low 1, high 4, 64 positions
+        f = sizes["theta"] ** (-np.arange(0, d, 2, dtype=np.float64) / d)
+        wave = 2 * np.pi / f
+        s = (64 / wave - 1) / 3
+        divisors = np.where(wave < 16, 1, np.where(wave > 64, 4, 1 / ((1 - s) / 4 + s))).astype(np.float32)
+        w.add_tensor("rope_freqs.weight", divisors)
+    w.write_header_to_file(), w.write_kv_data_to_file(), w.write_tensors_to_file(), w.close()
+    model = AutoModelForCausalLM.from_pretrained(out, gguf_file=path.name, dtype=torch.float32)
+    tensors = {k: v.contiguous() for k, v in model.state_dict().items() if "rotary" not in k}
+    if name != "qwen2":
+        tensors.pop("lm_head.weight", None)
+    (out / name).mkdir()
+    save_file(tensors, out / name / "model.safetensors", metadata={"format": "pt"})
+    print(f"gguf {name}: {len(tensors)} tensors, {path.stat().st_size} bytes")
+
+
+def write_gguf_tokenizer(path, model, pre, tokens, types, **more):
+    import gguf
+    w = gguf.GGUFWriter(path, "llama")
+    w.add_tokenizer_model(model), w.add_tokenizer_pre(pre), w.add_token_list(tokens), w.add_token_types(types)
+    if "merges" in more:
+        w.add_token_merges(more["merges"])
+    if "scores" in more:
+        w.add_token_scores(more["scores"])
+    if more.get("bos") is not None:
+        w.add_bos_token_id(more["bos"]), w.add_add_bos_token(True)
+    w.add_unk_token_id(0)
+    w.write_header_to_file(), w.write_kv_data_to_file(), w.write_tensors_to_file(), w.close()
+
+
+def make_gguf_tokenizers(out):
+    from tokenizers import Tokenizer
+    texts = json.loads((HERE / "tokenizers/texts.json").read_text())["texts"]
+    for name, pre in {"byte-level": "gpt-2", "digits": "smollm", "llama3": "llama-bpe", "qwen": "qwen2"}.items():
+        file = json.loads((HERE / "tokenizers" / name / "tokenizer.json").read_text())
+        added = {t["id"]: t for t in file["added_tokens"]}
+        ids = {i: t for t, i in file["model"]["vocab"].items()} | {i: t["content"] for i, t in added.items()}
+        tokens = [ids.get(i, f"[PAD{i}]") for i in range(max(ids) + 3)]  # and two rows that are no token
+        types = [(3 if added[i]["special"] else 4) if i in added else 1 if i in ids else 5 for i in range(len(tokens))]
+        merges = [m if isinstance(m, str) else " ".join(m) for m in file["model"]["merges"]]
+        bos = next((i for i, t in added.items() if t["content"] == "<|begin_of_text|>"), None)
+        write_gguf_tokenizer(out / f"{name}.gguf", "gpt2", pre, tokens, types, merges=merges, bos=bos)
+        if name == "qwen":
+            for t in file["added_tokens"]:
+                t["normalized"] = False
+            t = Tokenizer.from_str(json.dumps(file))
+            got = [t.encode(x, add_special_tokens=False).ids for x in texts]
+            (out / "qwen.json").write_text(json.dumps({"ids": got}) + "\n")
+    source = SHARED / "models/stories260K-src/tok512.model"
+    if source.exists():
+        tokens, scores, types = read_sentencepiece(source.read_bytes())
+        write_gguf_tokenizer(out / "stories260K.gguf", "llama", "default", tokens, types, scores=scores, bos=1)
+
+
+def read_sentencepiece(data):
+    """Pieces (text, score, type) of a SentencePiece model: field 1 of its protobuf, fields 1, 2 and 3 of each."""
+    import struct
+
+    def fields(b):
+        at = 0
+
+        def varint():
+            nonlocal at
+            value = shift = 0
+            while True:
+                byte = b[at]
+                at += 1
+                value |= (byte & 127) << shift
+                shift += 7
+                if byte < 128:
+                    return value
+        while at < len(b):
+            key = varint()
+            if key & 7 == 0:
+                value = varint()
+            else:
+                n = varint() if key & 7 == 2 else {1: 8, 5: 4}[key & 7]
+                value, at = b[at:at + n], at + n
+            yield key >> 3, value
+    tokens, scores, types = [], [], []
+    for number, value in fields(data):
+        if number == 1:
+            piece = dict(fields(value))
+            tokens.append(piece[1].decode())
+            scores.append(struct.unpack("<f", piece[2])[0] if 2 in piece else 0.0)
+            types.append(piece.get(3, 1))
+    return tokens, scores, types
+
+
+def make_gguf():
+    import numpy as np
+    from safetensors.numpy import save_file
+    out = HERE / "gguf"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    blocks = {}
+    for seed, name in enumerate(BLOCK_TYPES + ["Q2_0"]):
+        raw = random_blocks(name, 2, 512, seed)
+        blocks[name + ".raw"], blocks[name + ".values"] = raw.copy(), block_values(name, raw).reshape(2, 512)
+    (out / "blocks").mkdir()
+    save_file(blocks, out / "blocks/model.safetensors")
+    for seed, name in enumerate(GGUF_MODELS, 1):
+        make_gguf_model(out, name, seed)
+    make_gguf_tokenizers(out)
+
+
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or ["models", "tokenizers"]
+    wanted = sys.argv[1:] or ["models", "tokenizers", "gguf"]
     if "models" in wanted:
         for seed, name in enumerate(MODELS, 1):
             make_model(name, seed)
     if "tokenizers" in wanted:
         make_tokenizers()
+    if "gguf" in wanted:
+        make_gguf()
