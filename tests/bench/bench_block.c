@@ -52,34 +52,26 @@ static qy_error_t err;
 
 static void usage(void)
 {
-    fprintf(stderr,
-            "usage: bench_block [what=block-ap|advance|e2e] [preset=70b|7b|135m] [device=cuda:0]\n"
-            "  [compute=bf16] [dw=f32|compute] [hidden=N] [intermediate=N] [heads=N] [kv_heads=N]\n"
-            "  [head_dim=N] [bits=2] [group=64] [batch=2] [length=2048] [samples=20] [per=16]\n"
-            "  [recompute=0]   samples: medians are of so many; per: steps queued for one\n");
+    fprintf(
+        stderr,
+        "usage: bench_block [what=block-ap|advance|e2e] [preset=405b|70b|7b|135m] [device=cuda:0]\n"
+        "  [compute=bf16] [dw=f32|compute] [hidden=N] [intermediate=N] [heads=N] [kv_heads=N]\n"
+        "  [head_dim=N] [bits=2] [group=64] [batch=2] [length=2048] [samples=20] [per=16]\n"
+        "  [recompute=0]   samples: medians are of so many; per: steps queued for one\n");
     exit(2);
 }
 
 static void preset(config_t *c, const char *name)
 {
-    static const struct {
-        const char *name;
-        long hidden, intermediate, heads, kv_heads, length;
-    } known[] = {{"70b", 8192, 28672, 64, 8, 2048},
-                 {"7b", 4096, 11008, 32, 32, 2048},
-                 {"135m", 576, 1536, 9, 3, 1024}};
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        if (strcmp(known[i].name, name) != 0)
-            continue;
-        c->hidden = known[i].hidden;
-        c->intermediate = known[i].intermediate;
-        c->heads = known[i].heads;
-        c->kv_heads = known[i].kv_heads;
-        c->head_dim = known[i].hidden / known[i].heads;
-        c->length = known[i].length;
-        return;
-    }
-    usage();
+    bench_shape_t s;
+    if (!bench_preset(&s, name))
+        usage();
+    c->hidden = s.hidden;
+    c->intermediate = s.intermediate;
+    c->heads = s.heads;
+    c->kv_heads = s.kv_heads;
+    c->head_dim = s.head_dim;
+    c->length = s.length;
 }
 
 static void read_config(config_t *c, int argc, char **argv)
@@ -136,38 +128,6 @@ static void read_config(config_t *c, int argc, char **argv)
     }
     if (c->samples < 1 || c->samples > MAX_SAMPLES || c->per < 1)
         usage();
-}
-
-/* A llama-like block of these sizes. */
-static qy_arch_t arch_of(const config_t *c)
-{
-    qy_arch_t a = {.family = QY_FAMILY_LLAMA,
-                   .n_blocks = 1,
-                   .hidden = c->hidden,
-                   .intermediate = c->intermediate,
-                   .n_heads = c->heads,
-                   .n_kv_heads = c->kv_heads,
-                   .head_dim = c->head_dim,
-                   .max_positions = c->length,
-                   .norm_kind = QY_NORM_RMS,
-                   .norm_eps = 1e-5f,
-                   .act_kind = QY_ACT_SILU_GATE,
-                   .rope_kind = QY_ROPE_DEFAULT,
-                   .rope_theta = 10000.0,
-                   .rope_factor = 1.0};
-    const int64_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
-    const int64_t shape[QY_N_LINEARS][2] = {{q, c->hidden},
-                                            {kv, c->hidden},
-                                            {kv, c->hidden},
-                                            {c->hidden, q},
-                                            {c->intermediate, c->hidden},
-                                            {c->intermediate, c->hidden},
-                                            {c->hidden, c->intermediate}};
-    for (int i = 0; i < QY_N_LINEARS; i++)
-        a.linear[i] = (qy_linear_desc_t){.present = true, .out = shape[i][0], .in = shape[i][1]};
-    a.norm[QY_NORM_ATTENTION] = a.norm[QY_NORM_MLP] =
-        (qy_norm_desc_t){.present = true, .size = c->hidden};
-    return a;
 }
 
 static void take(bench_t *b, qy_tensor_t *t, qy_dtype_t dtype, int64_t rows, int64_t cols)
@@ -396,7 +356,8 @@ int main(int argc, char **argv)
     double samples[MAX_SAMPLES];
     read_config(&b.c, argc, argv);
     const config_t *c = &b.c;
-    const qy_arch_t arch = arch_of(c);
+    const qy_arch_t arch = bench_arch(&(bench_shape_t){c->hidden, c->intermediate, c->heads,
+                                                       c->kv_heads, c->head_dim, c->length});
     bench_need(qy_device_open(&b.dev, c->device, c->compute, 0, &err), err);
     qy_arena_init(&b.arena, "bench", NULL, 0);
     take_all(&b, &arch);

@@ -2,8 +2,57 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/fill.h"
+
+int bench_preset(bench_shape_t *out, const char *name)
+{
+    static const struct {
+        const char *name;
+        bench_shape_t shape;
+    } known[] = {{"405b", {16384, 53248, 128, 8, 128, 2048}},
+                 {"70b", {8192, 28672, 64, 8, 128, 2048}},
+                 {"7b", {4096, 11008, 32, 32, 128, 2048}},
+                 {"135m", {576, 1536, 9, 3, 64, 1024}}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(known[i].name, name) == 0) {
+            *out = known[i].shape;
+            return 1;
+        }
+    return 0;
+}
+
+qy_arch_t bench_arch(const bench_shape_t *c)
+{
+    qy_arch_t a = {.family = QY_FAMILY_LLAMA,
+                   .n_blocks = 1,
+                   .hidden = c->hidden,
+                   .intermediate = c->intermediate,
+                   .n_heads = c->heads,
+                   .n_kv_heads = c->kv_heads,
+                   .head_dim = c->head_dim,
+                   .max_positions = c->length,
+                   .norm_kind = QY_NORM_RMS,
+                   .norm_eps = 1e-5f,
+                   .act_kind = QY_ACT_SILU_GATE,
+                   .rope_kind = QY_ROPE_DEFAULT,
+                   .rope_theta = 10000.0,
+                   .rope_factor = 1.0};
+    const int64_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
+    const int64_t shape[QY_N_LINEARS][2] = {{q, c->hidden},
+                                            {kv, c->hidden},
+                                            {kv, c->hidden},
+                                            {c->hidden, q},
+                                            {c->intermediate, c->hidden},
+                                            {c->intermediate, c->hidden},
+                                            {c->hidden, c->intermediate}};
+    for (int i = 0; i < QY_N_LINEARS; i++)
+        a.linear[i] = (qy_linear_desc_t){.present = true, .out = shape[i][0], .in = shape[i][1]};
+    a.norm[QY_NORM_ATTENTION] = a.norm[QY_NORM_MLP] =
+        (qy_norm_desc_t){.present = true, .size = c->hidden};
+    return a;
+}
 
 static uint64_t splitmix64(uint64_t x)
 {

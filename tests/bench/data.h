@@ -6,6 +6,17 @@
 #define QY_TESTS_BENCH_DATA_H
 
 #include "kernels/device.h"
+#include "model/arch.h"
+
+typedef struct {
+    int64_t hidden, intermediate, heads, kv_heads, head_dim, length;
+} bench_shape_t;
+
+/* Shapes of published models by name; 0 where there is none of that name. */
+int bench_preset(bench_shape_t *out, const char *name);
+
+/* One block of a llama of this shape. */
+qy_arch_t bench_arch(const bench_shape_t *shape);
 
 /* x[i] = size (u / 2^23 − 1), u the top 24 bits of splitmix64 at (stream << 40) + i. */
 void bench_uniform(float *x, int64_t n, uint64_t stream, float size);

@@ -1,0 +1,297 @@
+/*
+ * Times what the program does with a stream, by its own walk and training (worker/forward.c,
+ * block_ap.c): one decoder block of any shape, its samples in memory or in a scratch file. First
+ * the file alone, then the advance, then an epoch of Block-AP. Prints how long the device waited
+ * for the disk and checksums that must be the same however the samples are held.
+ *
+ * usage: bench_stream [key=value …]; see usage() for the keys
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/hash.h"
+#include "tests/bench/data.h"
+#include "worker/block_ap.h"
+
+enum { PATTERNS = 8, STREAM_WEIGHT = 1, STREAM_INPUT = 100 };
+static const float weight_size = 0.05f, input_size = 1.0f;
+
+typedef struct {
+    char device[32], compute[8], scratch[QY_PATH_MAX];
+    bench_shape_t shape;
+    long samples, batch, memory, buffered, train;
+} config_t;
+
+typedef struct {
+    config_t c;
+    qy_plan_t *plan;
+    qy_model_t model;
+    qy_device_t *dev;
+    void *memory;
+    qy_forward_t forward;
+    qy_block_ap_t trainer;
+    qy_stream_t *input, *target;
+    size_t sample_bytes;
+} bench_t;
+
+static qy_error_t err;
+static const qy_hooks_t hooks;
+
+static void usage(void)
+{
+    fprintf(stderr,
+            "usage: bench_stream [preset=405b|70b|7b|135m] [device=cuda:0] [compute=bf16]\n"
+            "  [samples=128] [batch=2] [memory=N] [scratch=/tmp] [buffered=0] [train=1]\n"
+            "  memory: samples of each stream that are held in memory; buffered: no O_DIRECT\n");
+    exit(2);
+}
+
+static void read_config(config_t *c, int argc, char **argv)
+{
+    *c = (config_t){.device = "cuda:0",
+                    .compute = "bf16",
+                    .scratch = "/tmp",
+                    .samples = 128,
+                    .batch = 2,
+                    .train = 1};
+    bench_preset(&c->shape, "70b");
+    const struct {
+        const char *key;
+        long *number;
+        char *text;
+        size_t size;
+    } keys[] = {{"samples", &c->samples, NULL, 0},
+                {"batch", &c->batch, NULL, 0},
+                {"memory", &c->memory, NULL, 0},
+                {"buffered", &c->buffered, NULL, 0},
+                {"train", &c->train, NULL, 0},
+                {"device", NULL, c->device, sizeof c->device},
+                {"compute", NULL, c->compute, sizeof c->compute},
+                {"scratch", NULL, c->scratch, sizeof c->scratch}};
+    for (int i = 1; i < argc; i++) {
+        char *value = strchr(argv[i], '=');
+        size_t k = 0, n = sizeof keys / sizeof *keys;
+        if (!value)
+            usage();
+        *value++ = '\0';
+        if (strcmp(argv[i], "preset") == 0) {
+            if (!bench_preset(&c->shape, value))
+                usage();
+            continue;
+        }
+        while (k < n && strcmp(keys[k].key, argv[i]) != 0)
+            k++;
+        if (k == n)
+            usage();
+        if (keys[k].number)
+            *keys[k].number = strtol(value, NULL, 10);
+        else
+            snprintf(keys[k].text, keys[k].size, "%s", value);
+    }
+    if (c->samples < c->batch || c->batch < 1 || c->memory < 0)
+        usage();
+}
+
+/* What training reads of a plan: one epoch over all samples, w2g64. */
+static void make_plan(bench_t *b)
+{
+    qy_plan_t *p = b->plan = calloc(1, sizeof *p);
+    if (!p)
+        exit(1);
+    p->arch = b->model.arch;
+    p->group = 64;
+    p->spec.quantize.method = QY_METHOD_BLOCK_AP;
+    p->spec.quantize.weights.bits = 2;
+    p->spec.quantize.activation_bits = p->spec.quantize.kv_bits = 16;
+    p->spec.calibration.samples = b->c.samples;
+    p->spec.calibration.sequence_length = b->c.shape.length;
+    p->spec.block_ap.init = QY_INIT_MIN_MAX;
+    p->spec.block_ap.lr_unit = QY_LR_UNIT_STEP;
+    p->spec.block_ap.epochs = 1;
+    p->spec.block_ap.batch_size = b->c.batch;
+    p->spec.block_ap.shuffle = true;
+    p->block_ap.steps = p->block_ap.steps_per_epoch = b->c.samples / b->c.batch;
+    p->block_ap.weight_lr = p->block_ap.quant_lr = 1e-3;
+}
+
+static qy_status_t take(void *context, qy_arena_t *arena, qy_error_t *e)
+{
+    bench_t *b = context;
+    const qy_quant_form_t form = qy_plan_form(b->plan);
+    QY_TRY(qy_forward_take(&b->forward, b->dev, &b->model, &form, b->c.batch, b->c.shape.length,
+                           arena, e));
+    return b->c.train ? qy_block_ap_take(&b->trainer, b->plan, &b->forward, 1, arena, e) : QY_OK;
+}
+
+static qy_stream_t *open_stream(bench_t *b)
+{
+    qy_stream_t *s = NULL;
+    bench_need(qy_stream_create(&s, b->dev,
+                                &(qy_stream_options_t){.n = b->c.samples,
+                                                       .sample_bytes = b->sample_bytes,
+                                                       .in_memory = b->c.memory,
+                                                       .scratch = b->c.scratch,
+                                                       .buffered = (int)b->c.buffered},
+                                &err),
+               err);
+    return s;
+}
+
+static void make_weights(bench_t *b, qy_block_weights_t *w)
+{
+    const qy_arch_t *a = &b->model.arch;
+    *w = (qy_block_weights_t){0};
+    for (int i = 0; i < QY_N_LINEARS + QY_N_NORMS; i++) {
+        const int linear = i < QY_N_LINEARS, k = linear ? i : i - QY_N_LINEARS;
+        if (linear ? !a->linear[k].present : !a->norm[k].present)
+            continue;
+        int64_t n = linear ? a->linear[k].out * a->linear[k].in : a->norm[k].size;
+        float *values = malloc((size_t)n * sizeof *values);
+        if (!values)
+            exit(1);
+        if (linear) {
+            bench_uniform(values, n, (uint64_t)(STREAM_WEIGHT + k), weight_size);
+            w->linear[k] = qy_tensor_2d(values, QY_F32, a->linear[k].out, a->linear[k].in);
+        } else {
+            for (int64_t j = 0; j < n; j++)
+                values[j] = 1.0f;
+            w->norm[k] = qy_tensor_1d(values, QY_F32, n);
+        }
+    }
+}
+
+static void drop_weights(qy_block_weights_t *w)
+{
+    for (int i = 0; i < QY_N_LINEARS; i++)
+        free(w->linear[i].data);
+    for (int i = 0; i < QY_N_NORMS; i++)
+        free(w->norm[i].data);
+}
+
+/* Both streams, in front of block 0; returns seconds of writing. */
+static double fill(bench_t *b)
+{
+    const qy_forward_t *f = &b->forward;
+    double seconds = 0;
+    for (long p = 0; p < PATTERNS; p++) {
+        bench_put(b->dev, &f->x, (uint64_t)(STREAM_INPUT + p), input_size);
+        double began = qy_now_s();
+        for (long at = p * b->c.batch; at + b->c.batch <= b->c.samples;
+             at += PATTERNS * b->c.batch) {
+            bench_need(qy_stream_store(b->input, at, b->c.batch, 0, f->x.data, &err), err);
+            bench_need(qy_stream_store(b->target, at, b->c.batch, 0, f->x.data, &err), err);
+        }
+        bench_need(qy_stream_flush(b->input, &err), err);
+        bench_need(qy_stream_flush(b->target, &err), err);
+        seconds += qy_now_s() - began;
+    }
+    return seconds;
+}
+
+/* Seconds of reading both, with nothing computed. */
+static double read_all(bench_t *b)
+{
+    double began = qy_now_s();
+    bench_need(qy_stream_expect_range(b->input, 0, b->c.samples, &err), err);
+    bench_need(qy_stream_expect_range(b->target, 0, b->c.samples, &err), err);
+    for (int64_t i = 0; i < b->c.samples; i++) {
+        bench_need(qy_stream_load(b->input, &i, 1, b->forward.x.data, &err), err);
+        bench_need(qy_stream_load(b->target, &i, 1, b->forward.x.data, &err), err);
+    }
+    bench_need(qy_device_wait(b->dev, &err), err);
+    return qy_now_s() - began;
+}
+
+/* XXH3 over the XXH3 of each sample. */
+static uint64_t digest(bench_t *b, qy_stream_t *s)
+{
+    uint64_t sum = 0;
+    char *host = malloc(b->sample_bytes);
+    bench_need(qy_stream_expect_range(s, 0, b->c.samples, &err), err);
+    for (int64_t i = 0; i < b->c.samples && host; i++) {
+        bench_need(qy_stream_read(s, i, host, &err), err);
+        sum = qy_xxh3_seeded(host, b->sample_bytes, sum);
+    }
+    free(host);
+    return sum;
+}
+
+static double stall_s(const bench_t *b)
+{
+    return qy_stream_stall_s(b->input) + qy_stream_stall_s(b->target);
+}
+
+/* One line: milliseconds a batch, share of waiting, GB/s of samples that are in the file. */
+static void report(const bench_t *b, const char *what, double seconds, double stalled,
+                   double transfers, uint64_t sum)
+{
+    double batches = (double)(b->c.samples / b->c.batch);
+    double in_file =
+        (double)(b->c.samples - (b->c.memory < b->c.samples ? b->c.memory : b->c.samples));
+    printf(
+        "%-8s %8.2f ms a batch, stall_s %.3f of %.3f s (%.1f %%), disk %.2f GB/s, bytes %016llx\n",
+        what, seconds / batches * 1e3, stalled, seconds, 100 * stalled / seconds,
+        transfers * in_file * (double)b->sample_bytes / seconds / 1e9, (unsigned long long)sum);
+    fflush(stdout);
+}
+
+/* Twice: what the first pass of a size sets up once is not timed. */
+static void time_advance(bench_t *b)
+{
+    for (int64_t block = 0; block < 2; block++) {
+        double stalled = stall_s(b), began = qy_now_s();
+        bench_need(qy_forward_advance(&b->forward, b->target, block, &hooks, &err), err);
+        bench_need(qy_stream_flush(b->target, &err), err);
+        double seconds = qy_now_s() - began;
+        stalled = stall_s(b) - stalled;
+        if (block == 1)
+            report(b, "advance", seconds, stalled, 2, digest(b, b->target));
+    }
+}
+
+static void time_training(bench_t *b, const qy_block_weights_t *weights)
+{
+    qy_block_ap_losses_t losses;
+    bench_need(qy_block_ap_start(&b->trainer, weights, &err), err);
+    double stalled = stall_s(b), began = qy_now_s();
+    bench_need(qy_block_ap_train(&b->trainer, 0, b->input, b->target, &hooks, &losses, &err), err);
+    double seconds = qy_now_s() - began;
+    report(b, "train", seconds, stall_s(b) - stalled, 2, qy_xxh3(&losses, sizeof losses));
+}
+
+int main(int argc, char **argv)
+{
+    bench_t b = {0};
+    qy_block_weights_t weights;
+    read_config(&b.c, argc, argv);
+    const config_t *c = &b.c;
+    b.model.arch = bench_arch(&c->shape);
+    make_plan(&b);
+    bench_need(qy_device_open(&b.dev, c->device, c->compute, 0, &err), err);
+    bench_need(qy_device_take(b.dev, &b.memory, "bench", take, &b, &err), err);
+    b.sample_bytes = (size_t)(c->shape.length * c->shape.hidden) * qy_dtype_bytes(b.dev->compute);
+    b.input = open_stream(&b);
+    b.target = open_stream(&b);
+    printf("hidden %lld, %ld samples of %.1f MB a stream, %ld in memory, %s, %s\n",
+           (long long)c->shape.hidden, c->samples, (double)b.sample_bytes / 1e6, c->memory,
+           c->buffered ? "buffered" : "O_DIRECT where it works", c->scratch);
+    double all = 2 * (double)c->samples * (double)b.sample_bytes / 1e9;
+    double written = fill(&b), read = read_all(&b);
+    printf("alone    writing %.2f GB/s, reading %.2f GB/s\n", all / written, all / read);
+    make_weights(&b, &weights);
+    bench_need(qy_block_params_load(&b.forward.params, &b.forward.block, &weights,
+                                    &b.forward.staging, 1, &err),
+               err);
+    time_advance(&b);
+    if (c->train)
+        time_training(&b, &weights);
+    drop_weights(&weights);
+    qy_stream_destroy(&b.input);
+    qy_stream_destroy(&b.target);
+    qy_device_free(b.dev, &b.memory);
+    qy_device_close(&b.dev);
+    free(b.plan);
+    return 0;
+}
