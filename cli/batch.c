@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "jobs/plan_time.h"
 #include "slurm_template.h" /* made from slurm/job.sbatch.in by CMake */
 
 /* Time that a save may take: Slurm's signal comes so long before the time limit. */
@@ -13,6 +14,10 @@ enum { SIGNAL_S = 300 };
 /* Beside what the plan counts, a rank holds its program, libraries and messages. */
 enum { RANK_EXTRA_MIB = 1024 };
 static const double memory_margin = 1.15;
+
+/* Time asked for: so much more than estimated, and not less than this. */
+enum { TIME_LEAST_MIN = 30 };
+static const double time_margin = 1.5;
 
 static const char *base_name(const char *path)
 {
@@ -60,8 +65,17 @@ static void put_pattern(FILE *out, const char *path)
 
 static int64_t node_mib(const qy_batch_t *b)
 {
-    double rank = memory_margin * (double)b->plan->host_bytes / (1 << 20) + RANK_EXTRA_MIB;
+    const qy_plan_t *plan = b->plan;
+    double bytes = (double)plan->host_bytes + (b->gpus ? 0 : (double)plan->cpu_bytes);
+    double rank = memory_margin * bytes / (1 << 20) + RANK_EXTRA_MIB;
     return (int64_t)(rank * (double)b->ranks) + 1;
+}
+
+/* The estimate with room for what it does not know; a job that needs more requeues itself. */
+static int64_t minutes(const qy_plan_t *plan)
+{
+    double m = time_margin * qy_plan_total_s(plan) / 60;
+    return m < TIME_LEAST_MIN ? TIME_LEAST_MIN : (int64_t)m + 1;
 }
 
 static void put_options(FILE *out, const qy_batch_t *b)
@@ -77,6 +91,8 @@ static void put_options(FILE *out, const qy_batch_t *b)
     if (b->cpus)
         fprintf(out, "#SBATCH --cpus-per-task=%" PRId64 "\n", b->cpus);
     fprintf(out, "#SBATCH --mem=%" PRId64 "M\n", node_mib(b));
+    if (b->plan->time.device[0])
+        fprintf(out, "#SBATCH --time=%" PRId64 "\n", minutes(b->plan));
     fputs("#SBATCH --chdir=\"", out);
     fputs(b->folder, out);
     fputs("\"\n#SBATCH --output=\"", out);

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "cli/door.h"
+#include "cli/estimate.h"
 #include "cli/exports.h"
 #include "cli/progress.h"
 #include "cli/verbs.h"
@@ -161,6 +162,8 @@ static qy_status_t prepare(const char *job, const char *const *overrides, int n_
         status = qy_plan_make(plan, spec, n_workers, err);
     if (status == QY_OK)
         status = qy_memory_plan(*plan, err);
+    if (status == QY_OK)
+        qy_estimate(*plan);
     free(spec);
     return status;
 }

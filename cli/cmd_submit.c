@@ -10,6 +10,7 @@
 
 #include "cli/batch.h"
 #include "cli/door.h"
+#include "cli/estimate.h"
 #include "cli/verbs.h"
 #include "coordinator/lock.h"
 #include "jobs/spec_path.h"
@@ -91,6 +92,8 @@ static qy_status_t make_plan(qy_plan_t **plan, qy_batch_t *b, request_t *r, qy_e
         status = qy_plan_make(plan, spec, b->nodes * b->ranks, err);
     if (status == QY_OK)
         status = qy_memory_plan(*plan, err);
+    if (status == QY_OK)
+        qy_estimate(*plan);
     free(spec);
     return status;
 }

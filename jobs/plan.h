@@ -15,6 +15,24 @@ enum { QY_MAX_SEGMENTS = 1024, QY_CAPTURE_RANGES = 16, QY_EVALUATE_RANGES = 8 };
 /* Tokens of an evaluation that are worth a task of their own. */
 enum { QY_EVALUATE_TOKENS = 16384 };
 
+typedef enum {
+    QY_TIME_TOKENS,
+    QY_TIME_CAPTURE,
+    QY_TIME_QUANTIZE,
+    QY_TIME_STITCH,
+    QY_TIME_E2E_QP,
+    QY_TIME_EVALUATE,
+    QY_TIME_EXPORT,
+    QY_N_TIME_PHASES
+} qy_time_phase_t;
+
+/* What is estimated before a run (jobs/plan_time.h); device empty: nothing was. */
+typedef struct {
+    char device[128], source[128]; /* whose speeds, and from where */
+    double phase_s[QY_N_TIME_PHASES];
+    double stream_bytes_per_s; /* a worker asks of its scratch disk; 0: streams fit into memory */
+} qy_plan_time_t;
+
 typedef struct {
     qy_spec_t spec;
     qy_arch_t arch;
@@ -49,6 +67,8 @@ typedef struct {
      * it; stream_bytes: both streams of a segment; disk: the run directory as a whole, without exports. */
     int64_t element_bytes; /* of an activation; on a device yet unknown the CPU's, which needs more */
     int64_t cpu_bytes, gpu_bytes, host_bytes, stream_bytes, disk_bytes;
+
+    qy_plan_time_t time; /* not hashed */
 } qy_plan_t;
 
 /*

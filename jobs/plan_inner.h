@@ -3,6 +3,7 @@
 #define QY_JOBS_PLAN_INNER_H
 
 #include "jobs/plan.h"
+#include "model/json.h"
 #include "model/weights.h"
 
 /* An empty plan for this spec and arch; group is set. */
@@ -21,5 +22,11 @@ qy_status_t qy_plan_seal(qy_plan_t *plan, qy_digest_fn digest_of, void *context,
 qy_status_t qy_plan_check(const qy_plan_t *plan, const qy_model_t *model, qy_error_t *err);
 /* The same of disk, the sizes being there. */
 qy_status_t qy_plan_check_fit(const qy_plan_t *plan, qy_error_t *err);
+
+/* The estimate as plan.json has it, null where there is none; and back, from the whole file's
+ * object: *out stays where it has none. */
+json_t *qy_plan_time_object(const qy_plan_time_t *time);
+qy_status_t qy_plan_time_read(qy_plan_time_t *out, const json_t *root, const char *path,
+                              qy_error_t *err);
 
 #endif

@@ -1,6 +1,7 @@
 /* The plan for people. */
 #include "jobs/plan.h"
 #include "jobs/plan_inner.h"
+#include "jobs/plan_time.h"
 #include "jobs/spec_table.h"
 
 #include <inttypes.h>
@@ -126,6 +127,37 @@ static void print_bytes(const qy_plan_t *plan, FILE *file)
     fprintf(file, "disk       %s at most in the run directory, without exports\n", disk);
 }
 
+/* "2.5 h", "3.1 min", "12 s" */
+static void print_seconds(double seconds, FILE *file)
+{
+    if (seconds >= 3600)
+        fprintf(file, "%.1f h", seconds / 3600);
+    else if (seconds >= 60)
+        fprintf(file, "%.1f min", seconds / 60);
+    else
+        fprintf(file, "%.1f s", seconds);
+}
+
+static void print_time(const qy_plan_t *plan, FILE *file)
+{
+    if (!plan->time.device[0])
+        return;
+    fputs("time       about ", file);
+    print_seconds(qy_plan_total_s(plan), file);
+    fprintf(file, " with %" PRId64 " worker%s; %s, %s\n", plan->n_workers,
+            plan->n_workers == 1 ? "" : "s", plan->time.device, plan->time.source);
+    for (int i = 0; i < QY_N_TIME_PHASES; i++) {
+        if (plan->time.phase_s[i] <= 0)
+            continue;
+        fprintf(file, "           %-9s ", qy_time_phase_name((qy_time_phase_t)i));
+        print_seconds(plan->time.phase_s[i], file);
+        fputc('\n', file);
+    }
+    if (plan->time.stream_bytes_per_s > 0)
+        fprintf(file, "scratch    %.2f GB/s asked of its disk by each worker of a node\n",
+                plan->time.stream_bytes_per_s / 1e9);
+}
+
 void qy_plan_print(const qy_plan_t *plan, FILE *file)
 {
     print_model(plan, file);
@@ -133,4 +165,5 @@ void qy_plan_print(const qy_plan_t *plan, FILE *file)
     print_segments(plan, file);
     print_phases(plan, file);
     print_bytes(plan, file);
+    print_time(plan, file);
 }

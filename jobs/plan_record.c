@@ -94,14 +94,14 @@ static json_t *describe_e2e(const qy_plan_t *plan)
 static qy_status_t plan_text(const qy_plan_t *plan, char **out, qy_error_t *err)
 {
     json_t *root = json_pack(
-        "{s:i, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I}", "schema",
+        "{s:i, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o}", "schema",
         QY_SCHEMA_VERSION, "hash", plan->hash, "segments", (json_int_t)plan->n_segments, "workers",
         (json_int_t)plan->n_workers, "result_keys",
         json_loads(plan->canonical, JSON_REJECT_DUPLICATES, NULL), "evaluate",
         describe_evaluate(plan), "block_ap", describe_block_ap(plan), "e2e_qp", describe_e2e(plan),
         "cpu_bytes", (json_int_t)plan->cpu_bytes, "gpu_bytes", (json_int_t)plan->gpu_bytes,
         "host_bytes", (json_int_t)plan->host_bytes, "stream_bytes", (json_int_t)plan->stream_bytes,
-        "disk_bytes", (json_int_t)plan->disk_bytes);
+        "disk_bytes", (json_int_t)plan->disk_bytes, "estimate", qy_plan_time_object(&plan->time));
     char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
     json_decref(root);
     if (!text)
@@ -156,6 +156,8 @@ static qy_status_t compare(qy_plan_t *plan, const char *path, qy_error_t *err)
         if (status == QY_OK)
             status = qy_fail(err, QY_ERR_ARG, "%s: is another run: %s", plan->spec.run_dir, text);
     }
+    if (status == QY_OK) /* what was said before the run stays */
+        status = qy_plan_time_read(&plan->time, record.root, path, err);
     close_record(&record);
     return status;
 }
@@ -218,6 +220,7 @@ static qy_status_t load(qy_plan_t *plan, const record_t *record, const char *pat
     QY_TRY(qy_plan_seal(plan, digest_in_record, (void *)(uintptr_t)record->canonical, err));
     if (strcmp(plan->hash, record->hash) != 0)
         return qy_fail(err, QY_ERR_FORMAT, "%s: is not the plan of the job.yaml beside it", path);
+    QY_TRY(qy_plan_time_read(&plan->time, record->root, path, err));
     return load_evaluate(plan, record, path, err);
 }
 

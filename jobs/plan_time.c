@@ -1,0 +1,313 @@
+#include "jobs/plan_time.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "jobs/spec_table.h"
+#include "model/tokenizer.h"
+
+static const char *const phase_names[QY_N_TIME_PHASES] = {
+    [QY_TIME_TOKENS] = "tokens", [QY_TIME_CAPTURE] = "capture", [QY_TIME_QUANTIZE] = "quantize",
+    [QY_TIME_STITCH] = "stitch", [QY_TIME_E2E_QP] = "e2e_qp",   [QY_TIME_EVALUATE] = "evaluate",
+    [QY_TIME_EXPORT] = "export"};
+
+/* A text is judged by so many bytes of it. */
+enum { SAMPLE_BYTES = 1 << 18 };
+
+/* Where nothing better is known: bytes of a token, of text and of a file of ids. */
+static const double text_token_bytes = 4, ids_token_bytes = 4;
+
+/* Bytes of a weight in a dense export. */
+static const double dense_bytes = 2;
+
+const char *qy_time_phase_name(qy_time_phase_t phase)
+{
+    return phase_names[phase];
+}
+
+double qy_plan_total_s(const qy_plan_t *plan)
+{
+    double sum = 0;
+    for (int i = 0; i < QY_N_TIME_PHASES; i++)
+        sum += plan->time.phase_s[i];
+    return sum;
+}
+
+double qy_block_flops(const qy_arch_t *arch, double n, double length)
+{
+    double weights = (double)qy_arch_block_weights(arch);
+    double reach =
+        arch->window > 0 && (double)arch->window < length ? 2 * (double)arch->window : length;
+    /* Two products over half of the positions each, two operations in each. */
+    return n * (2 * weights + 2 * reach * (double)(arch->n_heads * arch->head_dim));
+}
+
+double qy_head_flops(const qy_arch_t *arch, double n)
+{
+    return 2 * n * (double)arch->vocab * (double)arch->hidden;
+}
+
+/* What the estimates of the phases share. */
+typedef struct {
+    const qy_plan_t *plan;
+    const qy_speed_t *speed;
+    double weights, rim, blocks, workers, element; /* rim: weights of embedding and head */
+} timing_t;
+
+static double forward_s(const timing_t *t, double samples, double length)
+{
+    return qy_block_flops(&t->plan->arch, samples * length, length) / t->speed->forward;
+}
+
+static double load_s(const timing_t *t)
+{
+    return t->weights / t->speed->read + t->weights / t->speed->load;
+}
+
+/* A task that walks samples through blocks of the checkpoint, its own start and the rim included.
+ */
+static double walk_s(const timing_t *t, double samples, double length, double blocks)
+{
+    return t->speed->open_s + t->rim / t->speed->read +
+           blocks * (load_s(t) + forward_s(t, samples, length));
+}
+
+/* n equal tasks on the workers. */
+static double spread_s(const timing_t *t, double n, double task_s)
+{
+    return ceil(n / t->workers) * task_s;
+}
+
+/* --- phases ----------------------------------------------------------------------------------- */
+
+static double capture_s(const timing_t *t)
+{
+    const qy_plan_t *plan = t->plan;
+    double sum = 0;
+    if (plan->n_ranges > 0) {
+        double ranges = (double)plan->n_ranges, samples = (double)plan->n_samples / ranges;
+        double length = (double)plan->spec.calibration.sequence_length;
+        double kept = (double)(plan->n_segments - 1) * samples * length *
+                      (double)plan->arch.hidden * t->element;
+        double blocks = (double)plan->segment_start[plan->n_segments - 1];
+        sum += spread_s(t, ranges, walk_s(t, samples, length, blocks) + kept / t->speed->disk);
+    }
+    if (plan->n_e2e_ranges > 0) {
+        double ranges = (double)plan->n_e2e_ranges, samples = (double)plan->e2e_samples / ranges;
+        double length = (double)plan->e2e_length;
+        double kept = samples * length * (double)plan->arch.hidden * t->element;
+        sum += spread_s(t, ranges, walk_s(t, samples, length, t->blocks) + kept / t->speed->disk);
+    }
+    return sum;
+}
+
+static double step_s(const timing_t *t)
+{
+    const qy_spec_t *spec = &t->plan->spec;
+    double length = (double)spec->calibration.sequence_length;
+    double tokens = (double)spec->block_ap.batch_size * length;
+    return 3 * qy_block_flops(&t->plan->arch, tokens, length) / t->speed->train +
+           t->weights / t->speed->update;
+}
+
+static double block_s(const timing_t *t, int last)
+{
+    const qy_plan_t *plan = t->plan;
+    const qy_spec_t *spec = &plan->spec;
+    double length = (double)spec->calibration.sequence_length;
+    double sum = load_s(t) + t->weights / t->speed->start + t->weights / t->speed->freeze +
+                 t->weights * (double)spec->quantize.weights.bits / 8 / t->speed->disk;
+    if (plan->n_samples == 0)
+        return sum;
+    sum += forward_s(t, (double)plan->n_samples, length); /* the target stream */
+    sum += 2 * forward_s(t, (double)spec->calibration.validation_samples, length);
+    sum += (double)plan->block_ap.steps * step_s(t);
+    if (!last) /* the input stream, for the next block */
+        sum += forward_s(t, (double)plan->n_samples, length);
+    return sum;
+}
+
+static double segment_s(const timing_t *t, double blocks)
+{
+    const qy_plan_t *plan = t->plan;
+    double rim = plan->n_samples ? t->rim / t->speed->read : 0;
+    return t->speed->open_s + rim + (blocks - 1) * block_s(t, 0) + block_s(t, 1);
+}
+
+static double quantize_s(const timing_t *t)
+{
+    double segments = (double)t->plan->n_segments;
+    double longest = segment_s(t, ceil(t->blocks / segments));
+    return fmax(longest, spread_s(t, segments, segment_s(t, t->blocks / segments)));
+}
+
+/* Stages by blocks; the last one has the head as well. The pipeline is as fast as its slowest
+ * stage. */
+static double e2e_s(const timing_t *t)
+{
+    const qy_plan_t *plan = t->plan;
+    const qy_spec_t *spec = &plan->spec;
+    if (!spec->e2e_qp.present)
+        return 0;
+    double length = (double)plan->e2e_length, micro = (double)spec->e2e_qp.micro_batch_size;
+    double batch = (double)spec->e2e_qp.batch_size, micros = ceil(batch / micro);
+    double stages = fmin(t->workers, t->blocks);
+    double tokens = batch / micros * length;
+    double block = 3 * qy_block_flops(&plan->arch, tokens, length) / t->speed->train +
+                   t->weights / t->speed->decode;
+    int distill = spec->e2e_qp.loss == QY_LOSS_DISTILL;
+    /* Logits twice, for their normalizer and for their gradient, and the product back; the
+     * teacher's as often. */
+    double head = (distill ? 5 : 3) * qy_head_flops(&plan->arch, tokens) / t->speed->head;
+    double stage = fmax((t->blocks * block + head) / stages, block * ceil(t->blocks / stages));
+    double steps = (double)plan->e2e.steps;
+    double codes = t->weights * t->blocks / stages;
+    return t->speed->open_s + codes / t->speed->read + t->rim / t->speed->read +
+           steps * (micros + stages - 1) * stage;
+}
+
+static double evaluate_s(const timing_t *t, const double tokens[QY_MAX_EVALUATE])
+{
+    const qy_plan_t *plan = t->plan;
+    double tasks_s = 0, n = 0;
+    for (int i = 0; i < plan->spec.n_evaluate; i++) {
+        double length = (double)plan->spec.evaluate[i].sequence_length;
+        double windows = floor(tokens[i] / length);
+        double ranges = (double)qy_plan_evaluate_ranges((int64_t)windows, (int64_t)length);
+        double all = (double)(plan->spec.e2e_qp.present ? QY_N_VARIANTS : QY_N_VARIANTS - 1);
+        double walk = walk_s(t, windows / ranges, length, t->blocks) + t->rim / t->speed->read +
+                      qy_head_flops(&plan->arch, windows / ranges * length) / t->speed->head;
+        n += all * ranges;
+        tasks_s += all * ranges * walk;
+        tasks_s += ranges * t->blocks * t->weights / t->speed->freeze; /* rounded plainly */
+    }
+    return n > 0 ? spread_s(t, n, tasks_s / n) : 0;
+}
+
+static double export_s(const timing_t *t)
+{
+    double weights = t->weights * t->blocks + t->rim;
+    double one = weights / t->speed->read + dense_bytes * weights / t->speed->disk;
+    return (double)t->plan->spec.n_export * one;
+}
+
+/* Streams beyond host_cache are read and written at the pace of the training. */
+static double stream_rate(const timing_t *t)
+{
+    const qy_plan_t *plan = t->plan;
+    double cache = (double)plan->spec.resources.host_cache, all = (double)plan->stream_bytes;
+    if (plan->n_samples == 0 || cache <= 0 || all <= cache)
+        return 0;
+    /* Both streams read in each epoch; each read and written when it advances. */
+    double passes = (double)plan->spec.block_ap.epochs + 2;
+    return passes * all / block_s(t, 0);
+}
+
+/* --- texts ------------------------------------------------------------------------------------ */
+
+static double file_bytes(const char *path)
+{
+    struct stat st;
+    return path[0] && stat(path, &st) == 0 ? (double)st.st_size : 0;
+}
+
+static int holds_ids(const char *path)
+{
+    size_t n = strlen(path);
+    return n > 4 && strcmp(path + n - 4, ".npy") == 0;
+}
+
+/* Bytes of a token, from the text's beginning; the tokenizer is opened where one is needed. */
+static qy_status_t token_bytes(const qy_plan_t *plan, const char *path, qy_tokenizer_t **tokenizer,
+                               double *out, qy_error_t *err)
+{
+    *out = ids_token_bytes;
+    if (holds_ids(path))
+        return QY_OK;
+    *out = text_token_bytes;
+    if (!*tokenizer)
+        QY_TRY(qy_tokenizer_open(tokenizer, plan->spec.model, err));
+    int32_t *ids = NULL;
+    int64_t n = 0;
+    char *text = malloc(SAMPLE_BYTES);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t got = text && fd >= 0 ? read(fd, text, SAMPLE_BYTES) : -1;
+    if (fd >= 0)
+        close(fd);
+    qy_status_t status = got < 0 ? qy_fail(err, QY_ERR_IO, "%s: cannot be read", path) : QY_OK;
+    if (status == QY_OK)
+        status = qy_tokenizer_encode(*tokenizer, text, (size_t)got, &ids, &n, err);
+    if (status == QY_OK && n > 0)
+        *out = (double)got / (double)n;
+    free(ids);
+    free(text);
+    return status;
+}
+
+/* Tokens of each evaluation text. */
+static qy_status_t count_tokens(const qy_plan_t *plan, double out[QY_MAX_EVALUATE], qy_error_t *err)
+{
+    qy_tokenizer_t *tokenizer = NULL;
+    qy_status_t status = QY_OK;
+    memset(out, 0, QY_MAX_EVALUATE * sizeof *out);
+    for (int i = 0; i < plan->spec.n_evaluate && status == QY_OK; i++) {
+        double bytes;
+        const char *path = plan->spec.evaluate[i].text;
+        if (plan->spec.evaluate[i].task[0])
+            path = plan->spec.evaluate[i].task;
+        status = token_bytes(plan, path, &tokenizer, &bytes, err);
+        if (status == QY_OK)
+            out[i] = file_bytes(path) / bytes;
+    }
+    qy_tokenizer_close(&tokenizer);
+    return status;
+}
+
+/* That are to be tokenized. */
+static double text_bytes(const char *path)
+{
+    return holds_ids(path) ? 0 : file_bytes(path);
+}
+
+static double tokens_s(const timing_t *t)
+{
+    const qy_spec_t *spec = &t->plan->spec;
+    double bytes = t->plan->n_samples ? text_bytes(spec->calibration.text) : 0;
+    if (spec->e2e_qp.present && strcmp(spec->e2e_qp.text, spec->calibration.text) != 0)
+        bytes += text_bytes(spec->e2e_qp.text);
+    for (int i = 0; i < spec->n_evaluate; i++)
+        bytes += text_bytes(spec->evaluate[i].text);
+    return bytes / t->speed->tokenize;
+}
+
+qy_status_t qy_plan_estimate(qy_plan_t *plan, const qy_speed_t *speed, qy_error_t *err)
+{
+    double tokens[QY_MAX_EVALUATE];
+    const qy_arch_t *a = &plan->arch;
+    QY_TRY(count_tokens(plan, tokens, err));
+    timing_t t = {.plan = plan,
+                  .speed = speed,
+                  .weights = (double)qy_arch_block_weights(a),
+                  .rim = (double)a->vocab * (double)a->hidden,
+                  .blocks = (double)a->n_blocks,
+                  .workers = (double)plan->n_workers,
+                  .element = strcmp(speed->compute, "f32") == 0 ? 4 : 2};
+    qy_plan_time_t out = {.phase_s = {[QY_TIME_TOKENS] = tokens_s(&t),
+                                      [QY_TIME_CAPTURE] = capture_s(&t),
+                                      [QY_TIME_QUANTIZE] = quantize_s(&t),
+                                      [QY_TIME_STITCH] = t.blocks * t.weights *
+                                                         (double)plan->spec.quantize.weights.bits /
+                                                         8 / speed->disk,
+                                      [QY_TIME_E2E_QP] = e2e_s(&t),
+                                      [QY_TIME_EVALUATE] = evaluate_s(&t, tokens),
+                                      [QY_TIME_EXPORT] = export_s(&t)},
+                          .stream_bytes_per_s = stream_rate(&t)};
+    snprintf(out.device, sizeof out.device, "%s", speed->model);
+    snprintf(out.source, sizeof out.source, "%s", speed->source);
+    plan->time = out;
+    return QY_OK;
+}

@@ -1,0 +1,29 @@
+/*
+ * Hours, estimated from a plan's counts and a device's speeds: pure arithmetic, outside the plan
+ * hash. Written into plan.json before the run, for `status` to compare.
+ */
+#ifndef QY_JOBS_PLAN_TIME_H
+#define QY_JOBS_PLAN_TIME_H
+
+#include "jobs/plan.h"
+#include "jobs/speed.h"
+
+/* "tokens", "capture", …: the names of the run's phases. */
+const char *qy_time_phase_name(qy_time_phase_t phase);
+
+/*
+ * Fills plan->time. Texts are judged by their first quarter megabyte. Errors only where a text or
+ * the tokenizer cannot be read.
+ */
+qy_status_t qy_plan_estimate(qy_plan_t *plan, const qy_speed_t *speed, qy_error_t *err);
+
+/* Sum over the phases, s; 0 where there is no estimate. */
+double qy_plan_total_s(const qy_plan_t *plan);
+
+/* Multiplications and additions, counted apart, that n tokens in windows of length cost in one
+ * block, forward; attention is causal. */
+double qy_block_flops(const qy_arch_t *arch, double n, double length);
+/* The same of logits: final norm and loss are left out. */
+double qy_head_flops(const qy_arch_t *arch, double n);
+
+#endif

@@ -1,0 +1,190 @@
+#include "jobs/plan_time.h"
+#include "tests/jobs/job_files.h"
+
+#include <math.h>
+
+/* Tiny job: 6 blocks, 8 + 2 samples of 32 tokens, 2 epochs of 4 steps, E2E-QP of 2 steps. */
+static const char job[] = TINY_JOB "e2e_qp: {batch_size: 4, micro_batch_size: 2}\n"
+                                   "export: [hf]\n";
+
+/* Everything at once but for what a test slows down. */
+static qy_speed_t endless(void)
+{
+    return (qy_speed_t){.kind = "cpu",
+                        .model = "a test's",
+                        .compute = "f32",
+                        .source = "made up",
+                        .threads = 1,
+                        .open_s = 1e-30,
+                        .read = 1e30,
+                        .load = 1e30,
+                        .start = 1e30,
+                        .freeze = 1e30,
+                        .decode = 1e30,
+                        .update = 1e30,
+                        .forward = 1e30,
+                        .train = 1e30,
+                        .head = 1e30,
+                        .tokenize = 1e30,
+                        .disk = 1e30};
+}
+
+static void assert_near(double got, double want)
+{
+    if (!(fabs(got - want) <= 1e-6 * want + 1e-12))
+        fail_msg("%.9g, wanted %.9g", got, want);
+}
+
+static double phase_s(const char *set, int64_t workers, const qy_speed_t *speed,
+                      qy_time_phase_t phase)
+{
+    qy_plan_t *plan = make_plan(job, set, workers);
+    OK(qy_plan_estimate(plan, speed, &err));
+    double s = plan->time.phase_s[phase];
+    qy_plan_destroy(&plan);
+    return s;
+}
+
+static double weights_of(const char *set)
+{
+    qy_plan_t *plan = make_plan(job, set, 1);
+    double weights = (double)qy_arch_block_weights(&plan->arch);
+    qy_plan_destroy(&plan);
+    return weights;
+}
+
+/* A step takes a second: 8 steps a block, 6 blocks, on so many workers. */
+static void test_steps(void **state)
+{
+    (void)state;
+    qy_speed_t speed = endless();
+    speed.update = weights_of(NULL);
+    assert_near(phase_s("quantize.segments=1", 1, &speed, QY_TIME_QUANTIZE), 48);
+    assert_near(phase_s("quantize.segments=1", 4, &speed, QY_TIME_QUANTIZE), 48);
+    assert_near(phase_s("quantize.segments=3", 3, &speed, QY_TIME_QUANTIZE), 16);
+    assert_near(phase_s("quantize.segments=3", 2, &speed, QY_TIME_QUANTIZE), 32);
+    assert_near(phase_s("quantize.segments=4", 4, &speed, QY_TIME_QUANTIZE), 16);
+    assert_near(phase_s("quantize.segments=1", 1, &speed, QY_TIME_E2E_QP), 0);
+}
+
+/* All samples through a block take a second: a target and an input stream, and the capture up to
+ * the last segment's start, ten ranges of one sample. */
+static void test_forward(void **state)
+{
+    (void)state;
+    qy_speed_t speed = endless();
+    qy_plan_t *plan = make_plan(job, NULL, 1);
+    assert_int_equal(plan->n_samples, 10);
+    speed.forward = qy_block_flops(&plan->arch, 10 * 32, 32);
+    qy_plan_destroy(&plan);
+    double validation = 2 * 0.2;
+    assert_near(phase_s("quantize.segments=1", 1, &speed, QY_TIME_QUANTIZE), 11 + 6 * validation);
+    assert_near(phase_s("quantize.segments=1", 1, &speed, QY_TIME_CAPTURE), 0);
+    assert_near(phase_s("quantize.segments=2", 1, &speed, QY_TIME_CAPTURE), 3);
+    assert_near(phase_s("quantize.segments=2", 5, &speed, QY_TIME_CAPTURE), 0.6);
+}
+
+/* A pipeline of two stages needs three turns for two micro-batches. */
+static void test_pipeline(void **state)
+{
+    (void)state;
+    qy_speed_t speed = endless();
+    speed.decode = weights_of(NULL);
+    assert_near(phase_s(NULL, 1, &speed, QY_TIME_E2E_QP), 2 * 2 * 6);
+    assert_near(phase_s(NULL, 2, &speed, QY_TIME_E2E_QP), 2 * 3 * 3);
+}
+
+static void test_attention(void **state)
+{
+    (void)state;
+    qy_plan_t *plan = make_plan(job, NULL, 1);
+    const qy_arch_t *a = &plan->arch;
+    double weights = (double)qy_arch_block_weights(a);
+    /* q kᵀ and p v: 2 operations each for heads × head_dim over half of the positions. */
+    double want = 100 * (2 * weights + 4 * 32 * (double)(a->n_heads * a->head_dim));
+    assert_near(qy_block_flops(a, 100, 64), want);
+    qy_plan_destroy(&plan);
+}
+
+/* Streams of 10 samples that do not fit: in and out of the disk at the pace of a block. */
+static void test_scratch(void **state)
+{
+    (void)state;
+    qy_speed_t speed = endless();
+    speed.update = weights_of(NULL) * 8; /* a block takes a second */
+    qy_plan_t *plan = make_plan(job, "resources.host_cache=1", 1);
+    OK(qy_plan_estimate(plan, &speed, &err));
+    assert_near(plan->time.stream_bytes_per_s, 4.0 * (double)plan->stream_bytes);
+    qy_plan_destroy(&plan);
+    plan = make_plan(job, NULL, 1);
+    OK(qy_plan_estimate(plan, &speed, &err));
+    assert_near(plan->time.stream_bytes_per_s, 0);
+    qy_plan_destroy(&plan);
+}
+
+/* What was said before the run stays, whatever a later start would say; a task's child reads it. */
+static void test_recorded(void **state)
+{
+    (void)state;
+    qy_speed_t speed = endless();
+    speed.update = weights_of(NULL);
+    qy_plan_t *plan = make_plan(job, "quantize.segments=1", 1), *again = NULL;
+    OK(qy_plan_estimate(plan, &speed, &err));
+    OK(qy_plan_record(plan, &err));
+    speed.update *= 2;
+    OK(qy_plan_estimate(plan, &speed, &err));
+    assert_near(plan->time.phase_s[QY_TIME_QUANTIZE], 24);
+    OK(qy_plan_record(plan, &err));
+    assert_near(plan->time.phase_s[QY_TIME_QUANTIZE], 48);
+    OK(qy_plan_load(&again, plan->spec.run_dir, &err));
+    assert_near(again->time.phase_s[QY_TIME_QUANTIZE], 48);
+    assert_near(qy_plan_total_s(again), 48);
+    assert_string_equal(again->time.device, "a test's");
+    assert_string_equal(again->hash, plan->hash);
+    qy_plan_destroy(&again);
+    qy_plan_destroy(&plan);
+    OK(qy_remove_tree(path_of("run"), &err));
+}
+
+/* The cache: the newest of a device first, others kept; CPU speeds grow with threads. */
+static void test_cache(void **state)
+{
+    (void)state;
+    qy_speed_t speed = endless(), found;
+    assert_int_equal(setenv("XDG_CACHE_HOME", path_of("cache"), 1), 0);
+    assert_refused("unknown", qy_speed_find(&found, "cpu", 0, &err), QY_ERR_UNSUPPORTED,
+                   "cpu|--calibrate");
+    OK(qy_speed_find(&found, "cuda:1", 0, &err));
+    assert_string_equal(found.model, "NVIDIA H200");
+    speed.train = 1e10;
+    OK(qy_speed_keep(&speed, &err));
+    speed.train = 2e10;
+    OK(qy_speed_keep(&speed, &err));
+    qy_speed_t gpu = endless();
+    snprintf(gpu.kind, sizeof gpu.kind, "cuda");
+    gpu.threads = 0;
+    OK(qy_speed_keep(&gpu, &err));
+    OK(qy_speed_find(&found, "cpu", 0, &err));
+    assert_near(found.train, 2e10);
+    OK(qy_speed_find(&found, "cpu", 4, &err));
+    assert_near(found.train, 8e10);
+    assert_near(found.open_s, speed.open_s);
+    OK(qy_speed_find(&found, "auto", 0, &err));
+    assert_string_equal(found.kind, "cuda");
+    OK(qy_speed_find(&found, "cuda", 8, &err));
+    assert_near(found.train, gpu.train);
+    write_file("cache/quarry/speeds.json", "{\"speeds\": [{\"kind\": \"cpu\", \"read\": -1}]}");
+    assert_refused("broken", qy_speed_find(&found, "cpu", 0, &err), QY_ERR_FORMAT,
+                   "speeds.json|not a positive number");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_steps),    cmocka_unit_test(test_forward),
+        cmocka_unit_test(test_pipeline), cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_scratch),  cmocka_unit_test(test_recorded),
+        cmocka_unit_test(test_cache),
+    };
+    return cmocka_run_group_tests(tests, open_folder, close_folder);
+}
