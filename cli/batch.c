@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "jobs/plan_time.h"
-#include "slurm_template.h" /* made from slurm/job.sbatch.in by CMake */
+#include "cli/slurm_template.h" /* made from slurm/job.sbatch.in by CMake */
 
 /* Time that a save may take: Slurm's signal comes so long before the time limit. */
 enum { SIGNAL_S = 300 };
@@ -47,9 +47,10 @@ static void put_plain(FILE *out, const char *text)
 
 static void put_title(FILE *out, const qy_plan_t *plan)
 {
+    static const char *const method[QY_N_METHODS] = {
+        [QY_METHOD_BLOCK_AP] = "block-ap", [QY_METHOD_RTN] = "rtn", [QY_METHOD_GPTQ] = "gptq"};
     const qy_spec_t *spec = &plan->spec;
-    fprintf(out, "%s w%" PRId64, spec->quantize.method == QY_METHOD_RTN ? "rtn" : "block-ap",
-            spec->quantize.weights.bits);
+    fprintf(out, "%s w%" PRId64, method[spec->quantize.method], spec->quantize.weights.bits);
     if (plan->group)
         fprintf(out, "g%" PRId64, plan->group);
     fputs(" of ", out);

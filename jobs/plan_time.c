@@ -114,6 +114,21 @@ static double step_s(const timing_t *t)
            t->weights / t->speed->update;
 }
 
+/* GPTQ of a block: second moments of every layer's inputs, their factors, and each column's error
+ * spread over the rest of its row. */
+static double gptq_s(const timing_t *t)
+{
+    const qy_plan_t *plan = t->plan;
+    double tokens = (double)(plan->n_samples * plan->spec.calibration.sequence_length), flops = 0;
+    for (int i = 0; i < QY_N_LINEARS; i++) {
+        const qy_linear_desc_t *d = &plan->arch.linear[i];
+        double in = (double)d->in;
+        if (d->present)
+            flops += in * in * (2 * tokens + in + (double)d->out);
+    }
+    return flops / t->speed->forward;
+}
+
 static double block_s(const timing_t *t, int last)
 {
     const qy_plan_t *plan = t->plan;
@@ -125,7 +140,10 @@ static double block_s(const timing_t *t, int last)
         return sum;
     sum += forward_s(t, (double)plan->n_samples, length); /* the target stream */
     sum += 2 * forward_s(t, (double)spec->calibration.validation_samples, length);
-    sum += (double)plan->block_ap.steps * step_s(t);
+    if (spec->quantize.method == QY_METHOD_GPTQ)
+        sum += gptq_s(t);
+    else
+        sum += (double)plan->block_ap.steps * step_s(t);
     if (!last) /* the input stream, for the next block */
         sum += forward_s(t, (double)plan->n_samples, length);
     return sum;

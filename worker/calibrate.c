@@ -46,6 +46,7 @@ typedef struct {
     qy_stream_t *source, *goal;
     int32_t *tokens;
     int64_t n, length; /* samples */
+    int64_t at;        /* block that the source's samples stand in front of */
     double weights;
     qy_block_weights_t block;
     qy_qblock_t q;
@@ -88,7 +89,8 @@ static qy_status_t load_block(bench_t *b, qy_error_t *err)
 
 static qy_status_t advance(bench_t *b, qy_error_t *err)
 {
-    return qy_forward_advance(&b->forward, b->source, 0, b->n, err);
+    const qy_hooks_t none = {0};
+    return qy_forward_advance(&b->forward, b->source, b->at++, &none, err);
 }
 
 static qy_status_t start_block(bench_t *b, qy_error_t *err)
@@ -127,6 +129,17 @@ static qy_status_t decode(bench_t *b, qy_error_t *err)
     return qy_dequant_fwd(f->dev, &f->params.w[i], &codes, &scales, &zeros, f->form.bits, 1, err);
 }
 
+static qy_status_t embed(bench_t *b, qy_error_t *err)
+{
+    qy_stream_t *const streams[] = {b->source, b->goal};
+    for (int64_t i = 0; i < b->n; i++) {
+        qy_stream_reset(b->source, i);
+        qy_stream_reset(b->goal, i);
+    }
+    b->at = 0;
+    return qy_forward_embed(&b->forward, streams, 2, b->tokens, err);
+}
+
 /* --- measuring -------------------------------------------------------------------------------- */
 
 static qy_status_t measure_forward(bench_t *b, qy_speed_t *out, qy_error_t *err)
@@ -149,8 +162,7 @@ static qy_status_t measure_training(bench_t *b, qy_speed_t *out, qy_error_t *err
     QY_TRY(timed(b, start_block, &s, err));
     out->start = b->weights / s;
     /* Embedded tokens, not what many advances have made of them. */
-    QY_TRY(qy_forward_embed(&b->forward, b->source, 0, b->n, b->tokens, err));
-    QY_TRY(qy_forward_embed(&b->forward, b->goal, 0, b->n, b->tokens, err));
+    QY_TRY(embed(b, err));
     QY_TRY(start_block(b, err));
     b->own.block_ap.steps = 2;
     double began = qy_now_s();
@@ -193,7 +205,7 @@ static qy_status_t measure_head(bench_t *b, qy_speed_t *out, qy_error_t *err)
     double s = 1;
     for (int i = 0; i < 2 && status == QY_OK; i++) { /* the first warms up */
         double began = qy_now_s();
-        status = qy_rim_losses(&rim, &b->forward, b->source, 0, b->n, b->tokens, losses, err);
+        status = qy_rim_losses(&rim, &b->forward, b->source, b->tokens, losses, err);
         s = fmax(qy_now_s() - began, 1e-9);
     }
     qy_rim_close(&rim, &b->forward);
@@ -303,14 +315,15 @@ static qy_status_t set_up(bench_t *b, qy_error_t *err)
     qy_arena_init(&b->arena, "calibration", b->memory, measure.peak);
     QY_TRY(take(b, &b->arena, err));
     size_t sample = (size_t)(b->length * a->hidden) * qy_dtype_bytes(b->dev->compute);
-    QY_TRY(qy_stream_create(&b->source, b->dev, b->n, sample, 1, NULL, err));
-    QY_TRY(qy_stream_create(&b->goal, b->dev, b->n, sample, 1, NULL, err));
+    const qy_stream_options_t streams = {.n = b->n, .sample_bytes = sample, .in_memory = b->n};
+    QY_TRY(qy_stream_create(&b->source, b->dev, &streams, err));
+    QY_TRY(qy_stream_create(&b->goal, b->dev, &streams, err));
     b->tokens = malloc((size_t)(b->n * b->length) * sizeof *b->tokens);
     if (!b->tokens)
         return qy_fail(err, QY_ERR_MEMORY, "calibration: out of host memory");
     for (int64_t i = 0; i < b->n * b->length; i++)
         b->tokens[i] = (int32_t)(i * 7919 % a->vocab);
-    return qy_forward_embed(&b->forward, b->source, 0, b->n, b->tokens, err);
+    return embed(b, err);
 }
 
 static void clean_up(bench_t *b)
