@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "jobs/finished.h"
 
@@ -51,6 +52,16 @@ static qy_status_t write_model(const qy_plan_t *plan, qy_h5_t *model, qy_error_t
     return QY_OK;
 }
 
+/* Those that outlived their blocks, because a kill came between a block's commit and their removal.
+ */
+static void drop_checkpoints(const qy_plan_t *plan)
+{
+    char path[QY_PATH_MAX];
+    for (int64_t b = 0; b < plan->arch.n_blocks; b++)
+        if (qy_store_partial(path, plan, b, NULL) == QY_OK)
+            unlink(path);
+}
+
 qy_status_t qy_stitch(const qy_plan_t *plan, qy_error_t *err)
 {
     char path[QY_PATH_MAX];
@@ -61,7 +72,9 @@ qy_status_t qy_stitch(const qy_plan_t *plan, qy_error_t *err)
     QY_TRY(qy_h5_create(&model, path, err));
     qy_status_t status = write_model(plan, model, err);
     if (status == QY_OK)
-        return qy_h5_commit(&model, err);
+        status = qy_h5_commit(&model, err);
     qy_h5_close(&model);
+    if (status == QY_OK)
+        drop_checkpoints(plan);
     return status;
 }
