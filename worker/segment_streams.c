@@ -90,6 +90,14 @@ static void sweep(const qy_plan_t *plan)
     }
 }
 
+static int64_t at_hand(const qy_stream_t *stream)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < qy_stream_count(stream); i++)
+        n += qy_stream_block(stream, i) >= 0;
+    return n;
+}
+
 static qy_status_t open_one(qy_segment_streams_t *s, const char *name, qy_stream_t **out,
                             qy_error_t *err)
 {
@@ -116,6 +124,13 @@ qy_status_t qy_segment_streams_open(qy_segment_streams_t *s, const qy_work_t *wo
     keep_between(s->input, s->first, block);
     restore(s, s->target, target_name, block);
     restore(s, s->input, input_name, block);
+    int64_t n_target = at_hand(s->target), n_input = at_hand(s->input);
+    if (n_target + n_input > 0)
+        qy_log(QY_LOG_INFO,
+               "segment %lld goes on at block %lld: of %lld samples %lld of the target and %lld of "
+               "the input are at hand",
+               (long long)segment, (long long)block, (long long)work->plan->n_samples,
+               (long long)n_target, (long long)n_input);
     if (qy_stream_lowest(s->target) >= 0 && qy_stream_lowest(s->input) >= 0)
         return QY_OK;
     return s->first == 0 ? fill_from_tokens(s, err) : fill_from_capture(s, err);

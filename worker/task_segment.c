@@ -166,6 +166,7 @@ static qy_status_t quantize_block(segment_t *s, int64_t block, const qy_block_we
     if (s->training)
         QY_TRY(settle(s, q, losses, err));
     QY_TRY(write_block(s, block, q, losses, err));
+    qy_block_save_drop(s->plan, block);
     if (!s->training || block + 1 == s->end)
         return QY_OK;
     /* Only now, that the block is safe: a restart must not find the stream ahead of it. */
@@ -184,8 +185,6 @@ static qy_status_t do_block(segment_t *s, int64_t block, qy_error_t *err)
     QY_TRY_GOTO(qy_qblock_create(&q, &s->plan->arch, &form, err), free_weights);
     status = quantize_block(s, block, &weights, &q, &losses, err);
     qy_qblock_free(&q);
-    if (status == QY_OK)
-        qy_block_save_drop(s->plan, block);
     if (status == QY_OK)
         qy_hooks_progress(
             s->work->hooks, &last,
@@ -210,8 +209,8 @@ free_weights:
 static qy_status_t walk(segment_t *s, qy_error_t *err)
 {
     int64_t block = s->first;
-    while (block < s->end && is_done(s, block))
-        block++;
+    for (; block < s->end && is_done(s, block); block++)
+        qy_block_save_drop(s->plan, block); /* a kill may have come between */
     if (block == s->end)
         return QY_OK;
     QY_TRY(qy_device_take(s->work->dev, &s->memory, "segment", take, s, err));
