@@ -63,6 +63,12 @@ static double forward_s(const timing_t *t, double samples, double length)
     return qy_block_flops(&t->plan->arch, samples * length, length) / t->speed->forward;
 }
 
+/* Host memory for a stream of so many samples. */
+static double pin_s(const timing_t *t, double samples, double length)
+{
+    return samples * length * (double)t->plan->arch.hidden * t->element / t->speed->pin;
+}
+
 static double load_s(const timing_t *t)
 {
     return t->weights / t->speed->read + t->weights / t->speed->load;
@@ -72,7 +78,7 @@ static double load_s(const timing_t *t)
  */
 static double walk_s(const timing_t *t, double samples, double length, double blocks)
 {
-    return t->speed->open_s + t->rim / t->speed->read +
+    return t->speed->open_s + t->rim / t->speed->read + pin_s(t, samples, length) +
            blocks * (load_s(t) + forward_s(t, samples, length));
 }
 
@@ -152,8 +158,10 @@ static double block_s(const timing_t *t, int last)
 static double segment_s(const timing_t *t, double blocks)
 {
     const qy_plan_t *plan = t->plan;
+    double length = (double)plan->spec.calibration.sequence_length;
     double rim = plan->n_samples ? t->rim / t->speed->read : 0;
-    return t->speed->open_s + rim + (blocks - 1) * block_s(t, 0) + block_s(t, 1);
+    double streams = 2 * pin_s(t, (double)plan->n_samples, length);
+    return t->speed->open_s + rim + streams + (blocks - 1) * block_s(t, 0) + block_s(t, 1);
 }
 
 static double quantize_s(const timing_t *t)
@@ -291,6 +299,7 @@ static double text_bytes(const char *path)
     return holds_ids(path) ? 0 : file_bytes(path);
 }
 
+/* With what every start does first: it looks at its device. */
 static double tokens_s(const timing_t *t)
 {
     const qy_spec_t *spec = &t->plan->spec;
@@ -299,7 +308,7 @@ static double tokens_s(const timing_t *t)
         bytes += text_bytes(spec->e2e_qp.text);
     for (int i = 0; i < spec->n_evaluate; i++)
         bytes += text_bytes(spec->evaluate[i].text);
-    return bytes / t->speed->tokenize;
+    return t->speed->open_s + bytes / t->speed->tokenize;
 }
 
 qy_status_t qy_plan_estimate(qy_plan_t *plan, const qy_speed_t *speed, qy_error_t *err)

@@ -17,6 +17,7 @@ static const qy_speed_t shipped[] = {
      .source = "shipped (docs/performance.md)",
      .memory = 150e9,
      .open_s = 1.5,
+     .pin = 3e9,
      .read = 0.4e9,
      .load = 4e9,
      .start = 3e9,
@@ -38,6 +39,7 @@ static const struct {
 } numbers[] = {
     {"memory", "bytes", "device memory", offsetof(qy_speed_t, memory)},
     {"open_s", "s", "a task's process, device and model", offsetof(qy_speed_t, open_s)},
+    {"pin", "bytes/s", "host memory for streams", offsetof(qy_speed_t, pin)},
     {"read", "weights/s", "from the checkpoint", offsetof(qy_speed_t, read)},
     {"load", "weights/s", "to the device", offsetof(qy_speed_t, load)},
     {"start", "weights/s", "least-squares start", offsetof(qy_speed_t, start)},

@@ -16,6 +16,7 @@ static qy_speed_t endless(void)
                         .source = "made up",
                         .threads = 1,
                         .open_s = 1e-30,
+                        .pin = 1e30,
                         .read = 1e30,
                         .load = 1e30,
                         .start = 1e30,
