@@ -30,7 +30,10 @@ typedef enum {
 typedef struct {
     char device[128], source[128]; /* whose speeds, and from where */
     double phase_s[QY_N_TIME_PHASES];
-    double stream_bytes_per_s; /* a worker asks of its scratch disk; 0: streams fit into memory */
+    /* What a worker asks of its scratch disk, reading and writing together, over a block: on average, while
+     * it trains, while a stream walks; and the shares of the block's time that those two take. All 0:
+     * streams fit into memory. */
+    double stream_bytes_per_s, train_bytes_per_s, walk_bytes_per_s, train_share, walk_share;
 } qy_plan_time_t;
 
 typedef struct {

@@ -154,8 +154,11 @@ static void print_time(const qy_plan_t *plan, FILE *file)
         fputc('\n', file);
     }
     if (plan->time.stream_bytes_per_s > 0)
-        fprintf(file, "scratch    %.2f GB/s asked of its disk by each worker of a node\n",
-                plan->time.stream_bytes_per_s / 1e9);
+        fprintf(file,
+                "scratch    %.2f GB/s asked of its disk by each worker of a node: %.2f while it "
+                "trains, %.2f while streams advance\n",
+                plan->time.stream_bytes_per_s / 1e9, plan->time.train_bytes_per_s / 1e9,
+                plan->time.walk_bytes_per_s / 1e9);
 }
 
 void qy_plan_print(const qy_plan_t *plan, FILE *file)

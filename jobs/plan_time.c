@@ -221,16 +221,32 @@ static double export_s(const timing_t *t)
     return (double)t->plan->spec.n_export * one;
 }
 
-/* Streams beyond host_cache are read and written at the pace of the training. */
-static double stream_rate(const timing_t *t)
+/* Streams beyond host_cache: both are read in each epoch; each is read and written when it walks.
+ */
+static void stream_rates(const timing_t *t, qy_plan_time_t *out)
 {
     const qy_plan_t *plan = t->plan;
     double cache = (double)plan->spec.resources.host_cache, all = (double)plan->stream_bytes;
     if (plan->n_samples == 0 || cache <= 0 || all <= cache)
-        return 0;
-    /* Both streams read in each epoch; each read and written when it advances. */
-    double passes = (double)plan->spec.block_ap.epochs + 2;
-    return passes * all / block_s(t, 0);
+        return;
+    double epochs = (double)plan->spec.block_ap.epochs, on_disk = all - cache;
+    double length = (double)plan->spec.calibration.sequence_length, block = block_s(t, 0);
+    double walk = 2 * forward_s(t, (double)plan->n_samples, length);
+    double train = plan->spec.quantize.method == QY_METHOD_GPTQ
+                       ? gptq_s(t)
+                       : (double)plan->block_ap.steps * step_s(t);
+    out->stream_bytes_per_s = (epochs + 2) * on_disk / block;
+    out->train_bytes_per_s = train > 0 ? epochs * on_disk / train : 0;
+    out->walk_bytes_per_s = walk > 0 ? 2 * on_disk / walk : 0;
+    out->train_share = train / block;
+    out->walk_share = walk / block;
+}
+
+double qy_plan_stream_wait(const qy_plan_time_t *time, double disk)
+{
+    double train = time->train_share * fmax(0, time->train_bytes_per_s / disk - 1);
+    double walk = time->walk_share * fmax(0, time->walk_bytes_per_s / disk - 1);
+    return (train + walk) / (1 + train + walk);
 }
 
 /* --- texts ------------------------------------------------------------------------------------ */
@@ -331,8 +347,8 @@ qy_status_t qy_plan_estimate(qy_plan_t *plan, const qy_speed_t *speed, qy_error_
                                                          8 / speed->disk,
                                       [QY_TIME_E2E_QP] = e2e_s(&t),
                                       [QY_TIME_EVALUATE] = evaluate_s(&t, tokens),
-                                      [QY_TIME_EXPORT] = export_s(&t)},
-                          .stream_bytes_per_s = stream_rate(&t)};
+                                      [QY_TIME_EXPORT] = export_s(&t)}};
+    stream_rates(&t, &out);
     snprintf(out.device, sizeof out.device, "%s", speed->model);
     snprintf(out.source, sizeof out.source, "%s", speed->source);
     plan->time = out;

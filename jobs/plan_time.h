@@ -20,6 +20,9 @@ qy_status_t qy_plan_estimate(qy_plan_t *plan, const qy_speed_t *speed, qy_error_
 /* Sum over the phases, s; 0 where there is no estimate. */
 double qy_plan_total_s(const qy_plan_t *plan);
 
+/* Share of a block's time that the device waits for a scratch disk of so many bytes/s. */
+double qy_plan_stream_wait(const qy_plan_time_t *time, double disk);
+
 /* Multiplications and additions, counted apart, that n tokens in windows of length cost in one
  * block, forward; attention is causal. */
 double qy_block_flops(const qy_arch_t *arch, double n, double length);

@@ -235,6 +235,20 @@ static qy_status_t save_or_stop(qy_block_ap_t *t, const qy_hooks_t *hooks, const
     return stopped ? stop.status : QY_OK;
 }
 
+/* Tells both streams the order of all steps from this one on. */
+static qy_status_t expect_steps(const qy_block_ap_t *t, int64_t block, int64_t step, int64_t *order,
+                                qy_stream_t *source, qy_stream_t *goal, qy_error_t *err)
+{
+    int64_t per_epoch = t->plan->block_ap.steps_per_epoch, batch = t->f->batch;
+    for (; step < t->plan->block_ap.steps; step += per_epoch - step % per_epoch) {
+        int64_t at = step % per_epoch * batch, n = per_epoch * batch - at;
+        set_order(t, block, step / per_epoch, order);
+        QY_TRY(qy_stream_expect(source, order + at, n, err));
+        QY_TRY(qy_stream_expect(goal, order + at, n, err));
+    }
+    return QY_OK;
+}
+
 static qy_status_t train_steps(qy_block_ap_t *t, int64_t block, qy_stream_t *source,
                                qy_stream_t *goal, const qy_hooks_t *hooks, train_host_t *host,
                                qy_error_t *err)
@@ -246,13 +260,11 @@ static qy_status_t train_steps(qy_block_ap_t *t, int64_t block, qy_stream_t *sou
     if (t->save)
         QY_TRY(qy_block_save_load(t->save, block, host->losses, &seen, err));
     int64_t first = seen;
+    QY_TRY(expect_steps(t, block, first, host->order, source, goal, err));
     for (int64_t step = first; step < steps; step++) {
         int64_t epoch = step / per_epoch, at = step % per_epoch * batch;
-        if (epoch != ordered) {
+        if (epoch != ordered)
             set_order(t, block, ordered = epoch, host->order);
-            QY_TRY(qy_stream_expect(source, host->order + at, per_epoch * batch - at, err));
-            QY_TRY(qy_stream_expect(goal, host->order + at, per_epoch * batch - at, err));
-        }
         QY_TRY(
             one_step(t, step, host->order + at, source, goal, host->rates[step % LOSS_CHECK], err));
         int due = qy_hooks_asked(hooks) || (t->save && qy_block_save_due(t->save));

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/hash.h"
+#include "jobs/plan_time.h"
 #include "tests/bench/data.h"
 #include "worker/block_ap.h"
 
@@ -21,7 +22,7 @@ static const float weight_size = 0.05f, input_size = 1.0f;
 typedef struct {
     char device[32], compute[8], scratch[QY_PATH_MAX];
     bench_shape_t shape;
-    long samples, batch, memory, buffered, train;
+    long samples, batch, epochs, memory, buffered, train;
 } config_t;
 
 typedef struct {
@@ -41,10 +42,11 @@ static const qy_hooks_t hooks;
 
 static void usage(void)
 {
-    fprintf(stderr,
-            "usage: bench_stream [preset=405b|70b|7b|135m] [device=cuda:0] [compute=bf16]\n"
-            "  [samples=128] [batch=2] [memory=N] [scratch=/tmp] [buffered=0] [train=1]\n"
-            "  memory: samples of each stream that are held in memory; buffered: no O_DIRECT\n");
+    fprintf(
+        stderr,
+        "usage: bench_stream [preset=405b|70b|7b|135m] [device=cuda:0] [compute=bf16]\n"
+        "  [samples=128] [batch=2] [epochs=1] [memory=N] [scratch=/tmp] [buffered=0] [train=1]\n"
+        "  memory: samples of each stream that are held in memory; buffered: no O_DIRECT\n");
     exit(2);
 }
 
@@ -55,6 +57,7 @@ static void read_config(config_t *c, int argc, char **argv)
                     .scratch = "/tmp",
                     .samples = 128,
                     .batch = 2,
+                    .epochs = 1,
                     .train = 1};
     bench_preset(&c->shape, "70b");
     const struct {
@@ -64,6 +67,7 @@ static void read_config(config_t *c, int argc, char **argv)
         size_t size;
     } keys[] = {{"samples", &c->samples, NULL, 0},
                 {"batch", &c->batch, NULL, 0},
+                {"epochs", &c->epochs, NULL, 0},
                 {"memory", &c->memory, NULL, 0},
                 {"buffered", &c->buffered, NULL, 0},
                 {"train", &c->train, NULL, 0},
@@ -90,11 +94,11 @@ static void read_config(config_t *c, int argc, char **argv)
         else
             snprintf(keys[k].text, keys[k].size, "%s", value);
     }
-    if (c->samples < c->batch || c->batch < 1 || c->memory < 0)
+    if (c->samples < c->batch || c->batch < 1 || c->epochs < 1 || c->memory < 0)
         usage();
 }
 
-/* What training reads of a plan: one epoch over all samples, w2g64. */
+/* What training and the estimate read of a plan: one block over all samples, w2g64. */
 static void make_plan(bench_t *b)
 {
     qy_plan_t *p = b->plan = calloc(1, sizeof *p);
@@ -109,10 +113,13 @@ static void make_plan(bench_t *b)
     p->spec.calibration.sequence_length = b->c.shape.length;
     p->spec.block_ap.init = QY_INIT_MIN_MAX;
     p->spec.block_ap.lr_unit = QY_LR_UNIT_STEP;
-    p->spec.block_ap.epochs = 1;
+    p->spec.block_ap.epochs = b->c.epochs;
     p->spec.block_ap.batch_size = b->c.batch;
     p->spec.block_ap.shuffle = true;
-    p->block_ap.steps = p->block_ap.steps_per_epoch = b->c.samples / b->c.batch;
+    p->block_ap.steps_per_epoch = b->c.samples / b->c.batch;
+    p->block_ap.steps = b->c.epochs * p->block_ap.steps_per_epoch;
+    p->n_samples = b->c.samples;
+    p->n_segments = p->n_workers = p->segment_start[1] = 1;
     p->block_ap.weight_lr = p->block_ap.quant_lr = 1e-3;
 }
 
@@ -223,17 +230,35 @@ static double stall_s(const bench_t *b)
     return qy_stream_stall_s(b->input) + qy_stream_stall_s(b->target);
 }
 
+/* What a plan of this says that it asks of the disk. */
+static void print_plan(bench_t *b)
+{
+    qy_speed_t speed;
+    qy_plan_t *p = b->plan;
+    long in_file = b->c.samples - b->c.memory;
+    p->stream_bytes = 2 * b->c.samples * (int64_t)b->sample_bytes;
+    p->spec.resources.host_cache =
+        in_file > 0 ? p->stream_bytes - 2 * in_file * (int64_t)b->sample_bytes + 1 : 0;
+    if (qy_speed_find(&speed, b->c.device, 0, &err) != QY_OK ||
+        qy_plan_estimate(p, &speed, &err) != QY_OK)
+        printf("plan     %s\n", err.text);
+    else
+        printf("plan     asks %.2f GB/s while it trains, %.2f while a stream advances\n",
+               p->time.train_bytes_per_s / 1e9, p->time.walk_bytes_per_s / 1e9);
+}
+
 /* One line: milliseconds a batch, share of waiting, GB/s of samples that are in the file. */
 static void report(const bench_t *b, const char *what, double seconds, double stalled,
-                   double transfers, uint64_t sum)
+                   double passes, double transfers, uint64_t sum)
 {
-    double batches = (double)(b->c.samples / b->c.batch);
+    double batches = passes * (double)(b->c.samples / b->c.batch);
     double in_file =
         (double)(b->c.samples - (b->c.memory < b->c.samples ? b->c.memory : b->c.samples));
     printf(
         "%-8s %8.2f ms a batch, stall_s %.3f of %.3f s (%.1f %%), disk %.2f GB/s, bytes %016llx\n",
         what, seconds / batches * 1e3, stalled, seconds, 100 * stalled / seconds,
-        transfers * in_file * (double)b->sample_bytes / seconds / 1e9, (unsigned long long)sum);
+        passes * transfers * in_file * (double)b->sample_bytes / seconds / 1e9,
+        (unsigned long long)sum);
     fflush(stdout);
 }
 
@@ -247,7 +272,7 @@ static void time_advance(bench_t *b)
         double seconds = qy_now_s() - began;
         stalled = stall_s(b) - stalled;
         if (block == 1)
-            report(b, "advance", seconds, stalled, 2, digest(b, b->target));
+            report(b, "advance", seconds, stalled, 1, 2, digest(b, b->target));
     }
 }
 
@@ -258,7 +283,8 @@ static void time_training(bench_t *b, const qy_block_weights_t *weights)
     double stalled = stall_s(b), began = qy_now_s();
     bench_need(qy_block_ap_train(&b->trainer, 0, b->input, b->target, &hooks, &losses, &err), err);
     double seconds = qy_now_s() - began;
-    report(b, "train", seconds, stall_s(b) - stalled, 2, qy_xxh3(&losses, sizeof losses));
+    report(b, "train", seconds, stall_s(b) - stalled, (double)b->c.epochs, 2,
+           qy_xxh3(&losses, sizeof losses));
 }
 
 int main(int argc, char **argv)
@@ -280,6 +306,7 @@ int main(int argc, char **argv)
     double all = 2 * (double)c->samples * (double)b.sample_bytes / 1e9;
     double written = fill(&b), read = read_all(&b);
     printf("alone    writing %.2f GB/s, reading %.2f GB/s\n", all / written, all / read);
+    print_plan(&b);
     make_weights(&b, &weights);
     bench_need(qy_block_params_load(&b.forward.params, &b.forward.block, &weights,
                                     &b.forward.staging, 1, &err),

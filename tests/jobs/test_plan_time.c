@@ -115,11 +115,25 @@ static void test_scratch(void **state)
     speed.update = weights_of(NULL) * 8; /* a block takes a second */
     qy_plan_t *plan = make_plan(job, "resources.host_cache=1", 1);
     OK(qy_plan_estimate(plan, &speed, &err));
-    assert_near(plan->time.stream_bytes_per_s, 4.0 * (double)plan->stream_bytes);
+    double file = (double)plan->stream_bytes - 1;
+    assert_near(plan->time.stream_bytes_per_s, 4.0 * file);
+    assert_near(plan->time.train_bytes_per_s, 2.0 * file); /* which is all of its time */
+    assert_near(plan->time.train_share, 1);
+    /* Walks take no time here, and so wait for all of theirs. */
+    assert_near(qy_plan_stream_wait(&plan->time, 2 * file), 1 / 2.0);
+    assert_near(qy_plan_stream_wait(&plan->time, file), 3 / 4.0);
+    qy_plan_destroy(&plan);
+    plan = make_plan(job, "resources.host_cache=1", 1);
+    speed.forward = qy_block_flops(&plan->arch, 10 * 32, 32); /* each walk a second as well */
+    OK(qy_plan_estimate(plan, &speed, &err));
+    assert_near(plan->time.walk_bytes_per_s, file);
+    assert_near(plan->time.walk_share, 2 / 3.4); /* validation takes the rest */
+    assert_near(qy_plan_stream_wait(&plan->time, file / 2), (2 + 3) / (2 + 3 + 3.4));
     qy_plan_destroy(&plan);
     plan = make_plan(job, NULL, 1);
     OK(qy_plan_estimate(plan, &speed, &err));
     assert_near(plan->time.stream_bytes_per_s, 0);
+    assert_near(qy_plan_stream_wait(&plan->time, 1), 0);
     qy_plan_destroy(&plan);
 }
 
