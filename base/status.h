@@ -15,7 +15,8 @@
     X(COMM, "communication failure", 1)                                                            \
     X(UNSUPPORTED, "unsupported", 0)                                                               \
     X(STOPPED, "stopped on request", 0)                                                            \
-    X(CRASHED, "process died", 1)
+    X(CRASHED, "process died", 1)                                                                  \
+    X(DAMAGED, "damaged file of the run, to be made again", 0)
 
 #ifdef __cplusplus
 extern "C" {

@@ -31,6 +31,7 @@ typedef struct {
     int mpi, rank, n_ranks;
     char halt[QY_PATH_MAX]; /* rank 0's: a file of this name asks for a stop */
     double looked;          /* for it, last */
+    int alone;              /* the worker here has failed and the other ranks do not know */
 } door_t;
 
 /* Now and then: the run directory may be on a busy file server. */
@@ -83,8 +84,11 @@ static qy_status_t loop(door_t *door, qy_server_t *server, qy_error_t *err)
         look_for_halt(door);
         if (door->dispatch)
             QY_TRY(qy_dispatch_poll(door->dispatch, door->stop, &done, err));
-        if (!left)
-            QY_TRY(qy_server_poll(server, &left, err));
+        if (!left) {
+            qy_status_t status = qy_server_poll(server, &left, err);
+            door->alone = status != QY_OK;
+            QY_TRY(status);
+        }
         if (!door->dispatch)
             done = left;
         if (!done)
@@ -248,7 +252,12 @@ static int run_job(const char *job, const char *const *overrides, int n_override
         open_log(plan, door->rank);
     if (code == QY_EXIT_OK && work(plan, door, &err) != QY_OK) {
         qy_log(QY_LOG_ERROR, "run ends: %s", err.text);
-        code = door->rank == 0 ? qy_door_error(&err, qy_door_exit(&err)) : qy_door_exit(&err);
+        code = door->rank == 0 || door->alone ? qy_door_error(&err, qy_door_exit(&err))
+                                              : qy_door_exit(&err);
+        if (door->mpi && door->n_ranks > 1 && door->alone) {
+            qy_lock_release(&door->lock);
+            qy_mpi_abort(code);
+        }
     }
     if (code == QY_EXIT_OK && door->rank == 0 && qy_print_results(plan, stdout, &err) != QY_OK)
         code = qy_door_error(&err, QY_EXIT_FAILED);

@@ -14,7 +14,7 @@
 /* Messages taken in at one poll, so that a flood does not keep the door waiting. */
 enum { MESSAGES_A_POLL = 256 };
 
-/* Times that stitching sends the run back to blocks whose files cannot be read. */
+/* Times that a run goes back because of files that cannot be read. */
 enum { MAX_BACK = 3 };
 
 /* Where polls are further apart, the coordinator was away (stitching, or its rank was training). */
@@ -204,6 +204,11 @@ static qy_status_t work_with_all(qy_dispatch_t *d, bool *finished, qy_error_t *e
     for (int i = 0; i < d->link->n_peers; i++)
         if (!d->peer[i].answered)
             return QY_OK;
+    if (d->damaged.status != QY_OK) {
+        if (err)
+            *err = d->damaged;
+        return d->damaged.status;
+    }
     *finished = true;
     if (qy_phase_is_done(d->phase, d->plan))
         return QY_OK;
@@ -221,29 +226,13 @@ static qy_status_t export_all(qy_dispatch_t *d, qy_error_t *err)
     return QY_OK;
 }
 
-/* A block's file that was whole by its marks but cannot be read is reported and redone. */
-static qy_status_t stitch(qy_dispatch_t *d, bool *finished, qy_error_t *err)
-{
-    qy_status_t status = qy_stitch(d->plan, err);
-    if (status != QY_ERR_FORMAT || d->n_back == MAX_BACK)
-        return status;
-    qy_entry_t entry = {.kind = QY_LEDGER_FAILED, .task_id = -1, .status = status};
-    snprintf(entry.phase, sizeof entry.phase, "%s", qy_phase_name(d->phase));
-    memcpy(entry.text, err->text, sizeof entry.text);
-    QY_TRY(qy_ledger_append(d->ledger, &entry, err));
-    d->n_back++;
-    d->phase = QY_RUN_CAPTURE;
-    d->entered = *finished = false;
-    return QY_OK;
-}
-
-static qy_status_t work_alone(qy_dispatch_t *d, bool *finished, qy_error_t *err)
+static qy_status_t work_alone(qy_dispatch_t *d, qy_error_t *err)
 {
     switch (d->phase) {
     case QY_RUN_TOKENS:
         return qy_store_make_tokens(d->plan, err);
     case QY_RUN_STITCH:
-        return stitch(d, finished, err);
+        return qy_stitch(d->plan, err);
     case QY_RUN_EXPORT:
         return export_all(d, err);
     default:
@@ -319,7 +308,7 @@ static qy_status_t advance(qy_dispatch_t *d, qy_error_t *err)
         return QY_OK;
     switch (qy_phase_by(d->phase)) {
     case QY_BY_COORDINATOR:
-        QY_TRY(work_alone(d, &finished, err));
+        QY_TRY(work_alone(d, err));
         break;
     case QY_BY_TASKS:
         QY_TRY(work_on_tasks(d, &finished, err));
@@ -329,6 +318,23 @@ static qy_status_t advance(qy_dispatch_t *d, qy_error_t *err)
         break;
     }
     return finished ? leave_phase(d, err) : QY_OK;
+}
+
+/* A file of the run was there by its marks, but not whole when it was read, and is set aside: the
+ * phases that lead to it are gone through again, and do what is missing. */
+static qy_status_t go_back(qy_dispatch_t *d, const qy_error_t *error, qy_error_t *err)
+{
+    qy_entry_t entry = {.kind = QY_LEDGER_FAILED, .task_id = -1, .status = error->status};
+    snprintf(entry.phase, sizeof entry.phase, "%s", qy_phase_name(d->phase));
+    memcpy(entry.text, error->text, sizeof entry.text);
+    QY_TRY(qy_ledger_append(d->ledger, &entry, err));
+    qy_schedule_destroy(&d->schedule);
+    qy_task_list_free(&d->tasks);
+    d->n_back++;
+    d->phase = QY_RUN_TOKENS;
+    d->entered = d->called = false;
+    d->damaged = (qy_error_t){QY_OK, ""};
+    return QY_OK;
 }
 
 /* --- polling ---------------------------------------------------------------------------------- */
@@ -390,7 +396,12 @@ static qy_status_t turn(qy_dispatch_t *d, const volatile sig_atomic_t *stop, qy_
     QY_TRY(watch_silence(d, err));
     if (d->stopping)
         return qy_stopping_wait(d, err);
-    qy_status_t status = advance(d, err);
+    qy_error_t error = {QY_OK, ""};
+    qy_status_t status = advance(d, &error);
+    if (status == QY_ERR_DAMAGED && d->n_back < MAX_BACK)
+        status = go_back(d, &error, &error);
+    if (status != QY_OK && err)
+        *err = error;
     if (d->messages[0] > before && d->phase == phase) /* a phase of its own is other work */
         d->messages[1] += qy_now_s() - began;
     return status;

@@ -32,7 +32,8 @@ struct qy_dispatch {
     qy_run_phase_t phase;
     bool entered, called; /* called: E2E was sent to all */
     double phase_began;
-    int n_back; /* times that the run went back because a finished block could not be read */
+    int n_back;         /* times that the run went back because a file of it could not be read */
+    qy_error_t damaged; /* in a phase of all workers: such a file */
     qy_task_list_t tasks;
     qy_schedule_t *schedule; /* of a phase with tasks; else NULL */
 

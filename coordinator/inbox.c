@@ -322,6 +322,10 @@ static qy_status_t take_phase_done(qy_dispatch_t *d, int peer, const qy_message_
     d->peer[peer].answered = true;
     if (error.status == QY_OK)
         return QY_OK;
+    if (error.status == QY_ERR_DAMAGED) { /* all have ended for it, and will all say so */
+        d->damaged = error;
+        return QY_OK;
+    }
     if (error.status != QY_ERR_STOPPED)
         QY_TRY(log_failure(d, peer, &error, err));
     qy_dispatch_peer_name(d, peer, name);

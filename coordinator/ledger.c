@@ -46,11 +46,15 @@ static qy_status_t parse(qy_ledger_t *ledger, const char *text, size_t bytes, qy
         if (!end)
             break;
         qy_entry_t entry;
+        qy_error_t why;
         bool torn, is_last = end + 1 == text + bytes;
-        if (qy_ledger_decode(&entry, line, (size_t)(end - line), &torn, err) != QY_OK) {
+        if (qy_ledger_decode(&entry, line, (size_t)(end - line), &torn, &why) != QY_OK) {
             if (torn && is_last)
                 break;
-            return qy_fail_in(err, "%s:%lld", ledger->path, number);
+            return qy_fail(err, QY_ERR_FORMAT,
+                           "%.200s:%lld: %.150s. Rename the ledger to go on: finished work counts "
+                           "by its files, only evaluations are done again",
+                           ledger->path, number, why.text);
         }
         qy_status_t status = keep(ledger, &entry, err);
         if (status != QY_OK) {

@@ -1,23 +1,9 @@
 #include "coordinator/stitch.h"
 
-#include <errno.h>
 #include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "jobs/finished.h"
-
-/* err says what is wrong with it; more is only added where it stays in the way. */
-static qy_status_t set_aside(const char *path, qy_error_t *err)
-{
-    char aside[QY_PATH_MAX];
-    qy_error_t why;
-    if (qy_path(aside, &why, "%s.torn", path) != QY_OK)
-        return qy_fail_in(err, "%s", why.text);
-    if (rename(path, aside) != 0)
-        return qy_fail_in(err, "it cannot be renamed to %s (%s)", aside, strerror(errno));
-    return QY_ERR_FORMAT;
-}
 
 /* One block's numbers in memory at a time, from its file into the model's. */
 static qy_status_t copy_block(const qy_plan_t *plan, qy_h5_t *model, int64_t block, qy_error_t *err)
@@ -26,12 +12,10 @@ static qy_status_t copy_block(const qy_plan_t *plan, qy_h5_t *model, int64_t blo
     qy_qblock_t q;
     QY_TRY(qy_store_block(path, plan, block, err));
     if (!qy_file_exists(path))
-        return qy_fail(err, QY_ERR_FORMAT, "%s: is missing, so the model has a gap at block %lld",
+        return qy_fail(err, QY_ERR_DAMAGED, "%s: is missing, so the model has a gap at block %lld",
                        path, (long long)block);
     snprintf(prefix, sizeof prefix, "%03lld/", (long long)block);
     qy_status_t status = qy_finished_read(plan, block, &q, err);
-    if (status == QY_ERR_FORMAT || status == QY_ERR_SHAPE)
-        return set_aside(path, err);
     if (status != QY_OK)
         return status;
     status = qy_qblock_write(&q, &plan->arch, model, prefix, err);

@@ -18,10 +18,11 @@ qy_status_t qy_finished_read(const qy_plan_t *plan, int64_t block, qy_qblock_t *
     qy_h5_t *file = NULL;
     qy_quant_form_t form = qy_plan_form(plan);
     QY_TRY(qy_store_block(path, plan, block, err));
-    QY_TRY(qy_store_open(&file, path, plan, "block", err));
-    qy_status_t status = qy_qblock_read(out, &plan->arch, &form, file, "", err);
+    qy_status_t status = qy_store_open(&file, path, plan, "block", err);
+    if (status == QY_OK)
+        status = qy_qblock_read(out, &plan->arch, &form, file, "", err);
     qy_h5_close(&file);
-    return status;
+    return qy_store_set_aside(path, status, err);
 }
 
 static qy_status_t read_steps(const qy_plan_t *plan, int64_t block, qy_qblock_t *out,
@@ -30,10 +31,11 @@ static qy_status_t read_steps(const qy_plan_t *plan, int64_t block, qy_qblock_t 
     char path[QY_PATH_MAX];
     qy_h5_t *file = NULL;
     QY_TRY(qy_store_e2e(path, plan, plan->e2e.steps, block, err));
-    QY_TRY(qy_store_open(&file, path, plan, "e2e", err));
-    qy_status_t status = qy_qblock_read_scales(out, &plan->arch, file, err);
+    qy_status_t status = qy_store_open(&file, path, plan, "e2e", err);
+    if (status == QY_OK)
+        status = qy_qblock_read_scales(out, &plan->arch, file, err);
     qy_h5_close(&file);
-    return status;
+    return qy_store_set_aside(path, status, err);
 }
 
 qy_status_t qy_finished_read_model(const qy_plan_t *plan, int64_t block, int final,
@@ -44,9 +46,11 @@ qy_status_t qy_finished_read_model(const qy_plan_t *plan, int64_t block, int fin
     qy_quant_form_t form = qy_plan_form(plan);
     snprintf(prefix, sizeof prefix, "%03lld/", (long long)block);
     QY_TRY(qy_store_model(path, plan, err));
-    QY_TRY(qy_store_open(&file, path, plan, "model", err));
-    qy_status_t status = qy_qblock_read(out, &plan->arch, &form, file, prefix, err);
+    qy_status_t status = qy_store_open(&file, path, plan, "model", err);
+    if (status == QY_OK)
+        status = qy_qblock_read(out, &plan->arch, &form, file, prefix, err);
     qy_h5_close(&file);
+    status = qy_store_set_aside(path, status, err);
     if (status != QY_OK || !final)
         return status;
     status = read_steps(plan, block, out, err);

@@ -149,7 +149,12 @@ static qy_status_t compare(qy_plan_t *plan, const char *path, qy_error_t *err)
 {
     record_t record;
     char text[400];
-    QY_TRY(open_record(&record, path, err));
+    qy_error_t why;
+    if (open_record(&record, path, &why) != QY_OK)
+        return qy_fail(err, why.status,
+                       "%.350s. Put it back, or remove it: the plan is then made anew, and files "
+                       "that do not fit it are too",
+                       why.text);
     qy_status_t status = adopt(plan, &record, err);
     if (status == QY_OK && strcmp(record.hash, plan->hash) != 0) {
         status = qy_spec_difference(record.canonical_text, plan->canonical, text, sizeof text, err);

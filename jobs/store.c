@@ -1,6 +1,7 @@
 #include "jobs/store.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -142,6 +143,21 @@ int qy_store_has(const char *path, const qy_plan_t *plan, const char *kind, qy_e
     return 1;
 }
 
+qy_status_t qy_store_set_aside(const char *path, qy_status_t status, qy_error_t *err)
+{
+    char aside[QY_PATH_MAX];
+    qy_error_t why = {QY_OK, ""};
+    if (status != QY_ERR_FORMAT && status != QY_ERR_SHAPE)
+        return status;
+    if (err)
+        why = *err;
+    QY_TRY(qy_path(aside, err, "%s.torn", path));
+    if (rename(path, aside) != 0)
+        return qy_fail(err, QY_ERR_IO, "%.350s; it stays in the way, rename: %s", why.text,
+                       strerror(errno));
+    return qy_fail(err, QY_ERR_DAMAGED, "%.400s; set aside as .torn, will be made again", why.text);
+}
+
 /* --- steps of E2E-QP -------------------------------------------------------------------------- */
 
 /* Are the files of all blocks of this step there and whole? */
@@ -181,4 +197,20 @@ int64_t qy_store_e2e_last(const qy_plan_t *plan, qy_error_t *err)
     }
     closedir(dir);
     return best;
+}
+
+void qy_store_e2e_drop(const qy_plan_t *plan, int64_t before)
+{
+    char path[QY_PATH_MAX], step_path[QY_PATH_MAX];
+    if (qy_path(path, NULL, "%s/e2e", plan->spec.run_dir) != QY_OK)
+        return;
+    DIR *dir = opendir(path);
+    for (struct dirent *entry; dir && (entry = readdir(dir)) != NULL;) {
+        int64_t step = step_of(entry->d_name, plan->e2e.steps);
+        if (step >= 0 && step < before &&
+            qy_path(step_path, NULL, "%s/%s", path, entry->d_name) == QY_OK)
+            qy_remove_tree(step_path, NULL);
+    }
+    if (dir)
+        closedir(dir);
 }

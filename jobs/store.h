@@ -48,8 +48,18 @@ qy_status_t qy_store_open(qy_h5_t **out, const char *path, const qy_plan_t *plan
  * and its reason is put into why (may be NULL). */
 int qy_store_has(const char *path, const qy_plan_t *plan, const char *kind, qy_error_t *why);
 
+/*
+ * After reading a file of the run has failed with status: where it is there but not whole (FORMAT,
+ * SHAPE) it is renamed to PATH.torn, so that it counts as absent, and err becomes DAMAGED: what made
+ * it makes it again. Returns the status that err now has.
+ */
+qy_status_t qy_store_set_aside(const char *path, qy_status_t status, qy_error_t *err);
+
 /* Largest step of e2e/step-NNNNN whose files of all blocks (kind "e2e") are whole, or −1. */
 int64_t qy_store_e2e_last(const qy_plan_t *plan, qy_error_t *err);
+
+/* Removes the folders of all steps before this one. */
+void qy_store_e2e_drop(const qy_plan_t *plan, int64_t before);
 
 /* Token windows of a set, from its token file: (n, length) i32, each id below the vocabulary's size; the
  * caller frees. Windows of calibration: training, then validation. */

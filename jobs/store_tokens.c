@@ -118,9 +118,13 @@ qy_status_t qy_store_read_tokens(int32_t **out, int64_t *n, int64_t *length, con
 {
     qy_h5_t *file = NULL;
     qy_tensor_t t;
-    QY_TRY(qy_store_open_set(&file, plan, name, "tokens", err));
-    qy_status_t status = read_ids(file, plan, out, &t, err);
+    char path[QY_PATH_MAX];
+    QY_TRY(qy_store_tokens(path, plan, name, err));
+    qy_status_t status = qy_store_open_set(&file, plan, name, "tokens", err);
+    if (status == QY_OK)
+        status = read_ids(file, plan, out, &t, err);
     qy_h5_close(&file);
+    status = qy_store_set_aside(path, status, err);
     if (status == QY_OK) {
         *n = t.shape[0];
         *length = t.shape[1];

@@ -38,7 +38,12 @@ static herr_t note_cause(unsigned n, const H5E_error2_t *entry, void *data)
     if (n == 0) {
         cause->found = true;
         cause->io = entry->maj_num == H5E_IO;
-        snprintf(cause->text, sizeof cause->text, "%s", entry->desc ? entry->desc : "");
+        const char *desc = entry->desc ? entry->desc : "", mark[] = "error message = '";
+        const char *reason =
+            strstr(desc, mark); /* the system's, behind much that nobody asked for */
+        reason = reason ? reason + strlen(mark) : NULL;
+        snprintf(cause->text, sizeof cause->text, "%.*s", reason ? (int)strcspn(reason, "'") : 127,
+                 reason ? reason : desc);
     }
     return 0;
 }

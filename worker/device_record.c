@@ -30,7 +30,8 @@ static qy_status_t compare(const char *path, const char *text, const char *const
         if (!was || strcmp(was, values[i]) != 0)
             status = qy_fail(err, refusal,
                              "%s: this run was begun with %s \"%s\", on host %s it is \"%s\": the "
-                             "bytes would differ",
+                             "bytes would differ. Take such a device, or another run_dir; remove "
+                             "the file only where it is the record that is wrong",
                              path, keys[i], was ? was : "?", host, values[i]);
     }
     json_decref(root);

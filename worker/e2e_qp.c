@@ -20,17 +20,18 @@ typedef struct {
     qy_pipe_t *pipe; /* NULL: one rank */
     int rank, n_ranks, n_stages;
     int64_t *first; /* blocks of each rank: [first[r], first[r + 1]) */
+    qy_device_t *dev;
     qy_e2e_stage_t stage;
-    int32_t *tokens;   /* (samples, length) */
-    int32_t *batch;    /* tokens of one micro-batch */
-    int64_t *order;    /* of the epoch at hand */
-    int64_t epoch;     /* whose order it is; −1: none yet */
-    float *row_loss;   /* (micro-batch × length) */
-    void *teacher;     /* host: one sample's final states */
-    float *mine, *all; /* numbers of this rank; of all, on rank 0 */
-    int *counts;       /* how many each rank gathers */
-    double loss_sum;   /* of the batch, on the last stage */
-    double began, last_save, busy_s;
+    int32_t *tokens;                         /* (samples, length) */
+    int32_t *batch;                          /* tokens of one micro-batch */
+    int64_t *order;                          /* of the epoch at hand */
+    int64_t epoch;                           /* whose order it is; −1: none yet */
+    float *row_loss;                         /* (micro-batch × length) */
+    void *teacher;                           /* host: one sample's final states */
+    float *mine, *all;                       /* numbers of this rank; of all, on rank 0 */
+    int *counts;                             /* how many each rank gathers */
+    double loss_sum;                         /* of the batch, on the last stage */
+    double began, last_save, save_s, busy_s; /* save_s: what the last save took */
 } e2e_t;
 
 /* What rank 0 decides after each batch and tells all. */
@@ -69,10 +70,11 @@ static qy_status_t load_teacher(e2e_t *e, const int64_t *samples, int64_t n, qy_
         char path[QY_PATH_MAX];
         qy_h5_t *file = NULL;
         QY_TRY(qy_store_teacher(path, plan, range, err));
-        QY_TRY(qy_store_open(&file, path, plan, "teacher", err));
-        qy_status_t status = qy_h5_read_rows(file, "x", samples[i] - first, 1, e->teacher, err);
+        qy_status_t status = qy_store_open(&file, path, plan, "teacher", err);
+        if (status == QY_OK)
+            status = qy_h5_read_rows(file, "x", samples[i] - first, 1, e->teacher, err);
         qy_h5_close(&file);
-        QY_TRY(status);
+        QY_TRY(qy_store_set_aside(path, status, err));
         QY_TRY(qy_device_upload(e->stage.dev, (char *)e->stage.teacher.data + (size_t)i * bytes,
                                 e->teacher, bytes, err));
         QY_TRY(qy_device_wait(e->stage.dev, err));
@@ -205,6 +207,14 @@ static qy_status_t clip_factor(const float *sums, int64_t n, int64_t step, float
     return QY_OK;
 }
 
+/* Seconds between saves: as the job says, but at most a twentieth of the time goes into them,
+ * however slow the disk; with 0 minutes every update is saved whatever it costs. */
+static double save_interval(const e2e_t *e)
+{
+    double wanted = e->plan->spec.checkpoint.minutes * 60, affordable = 19 * e->save_s;
+    return wanted > 0 && wanted < affordable ? affordable : wanted;
+}
+
 /* Rank 0's part of the meeting after a batch: from everybody's numbers to what all are told. */
 static qy_status_t decide(e2e_t *e, int64_t step, float tell[N_TELL], qy_error_t *err)
 {
@@ -226,7 +236,7 @@ static qy_status_t decide(e2e_t *e, int64_t step, float tell[N_TELL], qy_error_t
         return qy_fail(err, QY_ERR_NUMERIC, "e2e step %lld of %lld: the loss is %g",
                        (long long)step + 1, (long long)plan->e2e.steps, (double)loss);
     QY_TRY(clip_factor(sums, n, step, &tell[TELL_CLIP], err));
-    int due = qy_now_s() - e->last_save >= plan->spec.checkpoint.minutes * 60;
+    int due = qy_now_s() - e->last_save >= save_interval(e);
     tell[TELL_SAVE] = due || tell[TELL_STOP] > 0 || step + 1 == plan->e2e.steps;
     return QY_OK;
 }
@@ -258,19 +268,6 @@ static qy_status_t meet(e2e_t *e, int64_t step, float tell[N_TELL], qy_error_t *
     return status;
 }
 
-/* Keeps the newest two saved steps. */
-static void drop_older(const e2e_t *e, int64_t saved, int64_t *previous)
-{
-    char path[QY_PATH_MAX], *slash;
-    if (previous[1] >= 0 && qy_store_e2e(path, e->plan, previous[1], 0, NULL) == QY_OK &&
-        (slash = strrchr(path, '/')) != NULL) {
-        *slash = 0;
-        qy_remove_tree(path, NULL);
-    }
-    previous[1] = previous[0];
-    previous[0] = saved;
-}
-
 static void tell_progress(const e2e_t *e, int64_t step, int64_t first, double loss)
 {
     const qy_plan_t *plan = e->plan;
@@ -289,7 +286,7 @@ static void tell_progress(const e2e_t *e, int64_t step, int64_t first, double lo
 static qy_status_t train(e2e_t *e, int64_t step, qy_error_t *err)
 {
     const qy_plan_t *plan = e->plan;
-    int64_t previous[2] = {step > 0 ? step : -1, -1}, begin = step;
+    int64_t previous = step, begin = step;
     e->began = e->last_save = qy_now_s();
     e->stage.fresh = 1;
     for (; step < plan->e2e.steps; step++) {
@@ -302,11 +299,14 @@ static qy_status_t train(e2e_t *e, int64_t step, qy_error_t *err)
                                        err));
         tell_progress(e, step, begin, (double)tell[TELL_LOSS]);
         if (tell[TELL_SAVE] > 0) {
+            double before = qy_now_s();
             QY_TRY(qy_e2e_stage_save(&e->stage, step + 1, err));
             /* Everybody has saved the one before: all have met since. */
             if (e->rank == 0)
-                drop_older(e, step + 1, previous);
+                qy_store_e2e_drop(plan, previous);
+            previous = step + 1;
             e->last_save = qy_now_s();
+            e->save_s = e->last_save - before;
         }
         if (tell[TELL_STOP] > 0 && step + 1 < plan->e2e.steps)
             return qy_fail(err, QY_ERR_STOPPED, "stopped on request after E2E-QP's step %lld",
@@ -336,28 +336,70 @@ static qy_status_t take_host(e2e_t *e, int64_t n_samples, int64_t length, size_t
     return QY_OK;
 }
 
-static qy_status_t run(e2e_t *e, qy_device_t *dev, const qy_model_t *model, qy_error_t *err)
+/* Everything up to the first batch; *step: updates that are done. */
+static qy_status_t load(e2e_t *e, const qy_model_t *model, int64_t *step, qy_error_t *err)
 {
     const qy_plan_t *plan = e->plan;
-    int64_t n, length, step = qy_store_e2e_last(plan, err);
-    if (step == plan->e2e.steps)
-        return QY_OK;
+    int64_t n, length;
     QY_TRY(qy_store_read_tokens(&e->tokens, &n, &length, plan, "e2e", err));
     e->first = malloc((size_t)(e->n_ranks + 1) * sizeof *e->first);
     if (!e->first)
         return qy_fail(err, QY_ERR_MEMORY, "e2e: out of host memory");
     qy_e2e_split(plan, e->n_ranks, e->first);
     e->n_stages = e->n_ranks < plan->arch.n_blocks ? e->n_ranks : (int)plan->arch.n_blocks;
-    QY_TRY(take_host(e, n, length, qy_dtype_bytes(dev->compute), err));
+    QY_TRY(take_host(e, n, length, qy_dtype_bytes(e->dev->compute), err));
     int64_t first = e->first[e->rank], count = e->first[e->rank + 1] - first;
-    QY_TRY(qy_e2e_stage_open(&e->stage, plan, dev, model, first, count,
-                             qy_e2e_slots(plan, e->n_stages, e->rank), qy_memory_room(plan, dev),
+    QY_TRY(qy_e2e_stage_open(&e->stage, plan, e->dev, model, first, count,
+                             qy_e2e_slots(plan, e->n_stages, e->rank), qy_memory_room(plan, e->dev),
                              err));
-    qy_status_t status = step > 0 ? qy_e2e_stage_load(&e->stage, step, err) : QY_OK;
+    *step = qy_store_e2e_last(plan, err);
+    if (*step > 0)
+        return qy_e2e_stage_load(&e->stage, *step, err);
+    *step = 0;
+    return QY_OK;
+}
+
+static qy_status_t open_all(e2e_t *e, qy_model_t **model, int64_t *step, qy_error_t *err)
+{
+    QY_TRY(qy_device_open_recorded(&e->dev, e->plan, err));
+    QY_TRY(qy_model_open(model, e->plan->spec.model, err));
+    return load(e, *model, step, err);
+}
+
+/* All ranks begin from the same step, or none does: one that cannot must not keep the others
+ * waiting for it. */
+static qy_status_t agree(const e2e_t *e, qy_status_t mine, int64_t step, qy_error_t *err)
+{
+    enum { STATUS, STEP, N_TOLD };
+    float my[N_TOLD] = {(float)mine, (float)step}, told[N_TOLD] = {0};
+    if (!e->pipe)
+        return mine;
+    size_t n = (size_t)e->n_ranks;
+    float *all = malloc(n * sizeof my);
+    int *counts = malloc(n * sizeof *counts);
+    qy_status_t status = QY_OK;
+    for (size_t r = 0; counts && r < n; r++)
+        counts[r] = N_TOLD;
+    if (all && counts)
+        status = e->pipe->gather(e->pipe, my, all, counts, err);
+    else
+        status = qy_fail(err, QY_ERR_MEMORY, "e2e: out of host memory");
+    for (size_t r = 0; status == QY_OK && e->rank == 0 && r < n; r++) {
+        if (told[STATUS] == 0 && all[r * N_TOLD + STATUS] != 0)
+            told[STATUS] = all[r * N_TOLD + STATUS];
+        if (told[STATUS] == 0 && all[r * N_TOLD + STEP] != my[STEP])
+            told[STATUS] = QY_ERR_COMM;
+    }
+    free(all);
+    free(counts);
     if (status == QY_OK)
-        status = train(e, step > 0 ? step : 0, err);
-    qy_e2e_stage_close(&e->stage);
-    return status;
+        status = e->pipe->spread(e->pipe, told, N_TOLD, err);
+    if (mine != QY_OK || status != QY_OK)
+        return mine != QY_OK ? mine : status;
+    if (told[STATUS] != 0)
+        return qy_fail(err, (qy_status_t)told[STATUS],
+                       "E2E-QP cannot begin: another rank failed, or sees another last step");
+    return QY_OK;
 }
 
 static void free_host(e2e_t *e)
@@ -371,24 +413,30 @@ static void free_host(e2e_t *e)
 qy_status_t qy_e2e_run(const qy_plan_t *plan, qy_pipe_t *pipe, const qy_hooks_t *hooks,
                        qy_e2e_share_t *share, qy_error_t *err)
 {
-    e2e_t e = {.plan = plan, .hooks = hooks, .pipe = pipe, .n_ranks = 1};
-    qy_device_t *dev = NULL;
+    e2e_t e = {.plan = plan, .hooks = hooks, .pipe = pipe, .n_ranks = 1, .n_stages = 1};
     qy_model_t *model = NULL;
     double began = qy_now_s();
+    int64_t step = 0;
     if (pipe) {
         e.rank = pipe->rank;
         e.n_ranks = pipe->n_ranks;
     }
-    QY_TRY(qy_device_open_recorded(&dev, plan, err));
-    qy_status_t status = qy_model_open(&model, plan->spec.model, err);
-    if (status == QY_OK)
-        status = run(&e, dev, model, err);
-    int64_t device_bytes = (int64_t)qy_device_peak(dev);
+    qy_status_t status = agree(&e, open_all(&e, &model, &step, err), step, err);
+    int begun = status == QY_OK;
+    if (begun)
+        status = train(&e, step, err);
+    int64_t device_bytes = e.dev ? (int64_t)qy_device_peak(e.dev) : 0;
+    if (e.stage.dev)
+        qy_e2e_stage_close(&e.stage);
     free_host(&e);
     qy_model_close(&model);
-    qy_device_close(&dev);
+    qy_device_close(&e.dev);
     int64_t micros = n_micro(plan);
-    *share = (qy_e2e_share_t){.device_bytes = device_bytes,
+    /* A stop and a loss that is not finite are told to all; of anything else the others know
+     * nothing and wait. */
+    *share = (qy_e2e_share_t){.alone = pipe && begun && status != QY_OK &&
+                                       status != QY_ERR_STOPPED && status != QY_ERR_NUMERIC,
+                              .device_bytes = device_bytes,
                               .busy_s = e.busy_s,
                               .wall_s = e.began > 0 ? qy_now_s() - e.began : 0,
                               .total_s = qy_now_s() - began,

@@ -18,6 +18,7 @@ typedef struct {
     double wall_s;        /* from the first batch on */
     double total_s;       /* loading and saving included */
     double ideal; /* largest share of wall_s that the schedule lets a rank be busy: M/(M + S − 1) */
+    int alone;    /* this rank failed in the midst of it and the others wait for it */
 } qy_e2e_share_t;
 
 /*

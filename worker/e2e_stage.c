@@ -344,10 +344,11 @@ qy_status_t qy_e2e_stage_load(qy_e2e_stage_t *s, int64_t step, qy_error_t *err)
         char path[QY_PATH_MAX];
         qy_h5_t *file = NULL;
         QY_TRY(qy_store_e2e(path, s->plan, step, s->first + i, err));
-        QY_TRY(qy_store_open(&file, path, s->plan, "e2e", err));
-        qy_status_t status = each_saved(s, i, file, 0, err);
+        qy_status_t status = qy_store_open(&file, path, s->plan, "e2e", err);
+        if (status == QY_OK)
+            status = each_saved(s, i, file, 0, err);
         qy_h5_close(&file);
-        QY_TRY(status);
+        QY_TRY(qy_store_set_aside(path, status, err));
     }
     return QY_OK;
 }

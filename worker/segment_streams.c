@@ -28,11 +28,11 @@ static qy_status_t fill_from_capture(qy_segment_streams_t *s, qy_error_t *err)
         int64_t first, n;
         qy_plan_range(plan->n_samples, plan->n_ranges, r, &first, &n);
         QY_TRY(qy_store_capture(path, plan, s->segment, r, err));
-        QY_TRY(qy_store_open(&file, path, plan, "capture", err));
-        qy_status_t status =
-            qy_stream_fill(both, 2, file, s->work->dev->compute, first, n, s->first, err);
+        qy_status_t status = qy_store_open(&file, path, plan, "capture", err);
+        if (status == QY_OK)
+            status = qy_stream_fill(both, 2, file, s->work->dev->compute, first, n, s->first, err);
         qy_h5_close(&file);
-        QY_TRY(status);
+        QY_TRY(qy_store_set_aside(path, status, err));
     }
     return QY_OK;
 }

@@ -184,6 +184,11 @@ static qy_status_t run_e2e(qy_server_t *s, qy_error_t *err)
     qy_e2e_share_t share = {0};
     const qy_hooks_t hooks = {.progress = forward_e2e, .context = s, .stop = s->hooks.stop};
     qy_e2e_run(s->plan, s->hooks.pipe, &hooks, &share, &result.error);
+    if (share.alone) {
+        if (err)
+            *err = result.error;
+        return result.error.status;
+    }
     double values[] = {share.busy_s, share.wall_s, share.ideal};
     result.seconds = share.total_s;
     result.device_bytes = share.device_bytes;

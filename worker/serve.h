@@ -28,7 +28,8 @@ qy_status_t qy_server_create(qy_server_t **out, const qy_plan_t *plan, qy_link_t
                              const qy_server_hooks_t *hooks, qy_error_t *err);
 void qy_server_destroy(qy_server_t **server);
 
-/* Handles what arrived. *done: the coordinator said STOP. */
+/* Handles what arrived. *done: the coordinator said STOP. A failure is this rank's alone: the
+ * others may wait for it and do not know. */
 qy_status_t qy_server_poll(qy_server_t *server, int *done, qy_error_t *err);
 
 /* Waits until the child says something, at most timeout_ms. */

@@ -89,10 +89,11 @@ static qy_status_t begin(capture_t *c, int64_t *next_block, qy_error_t *err)
     if (from > 0) {
         wanted_at(c, from, path, &status, err);
         qy_h5_t *file = NULL;
-        QY_TRY(qy_store_open(&file, path, plan, kind_of(c), err));
-        status = qy_stream_fill(&c->stream, 1, file, c->work->dev->compute, 0, c->n, from, err);
+        status = qy_store_open(&file, path, plan, kind_of(c), err);
+        if (status == QY_OK)
+            status = qy_stream_fill(&c->stream, 1, file, c->work->dev->compute, 0, c->n, from, err);
         qy_h5_close(&file);
-        return status;
+        return qy_store_set_aside(path, status, err);
     }
     return qy_forward_embed(&c->forward, &c->stream, 1, c->tokens + c->first * c->length, err);
 }

@@ -86,11 +86,11 @@ static void test_blocks_in_place(void **state)
     fake_run_destroy(&run);
 }
 
-static void expect_format(const fake_run_t *run, const char *word, bool set_aside)
+static void expect_damaged(const fake_run_t *run, const char *word, bool set_aside)
 {
     qy_error_t err = {0};
     char path[QY_PATH_MAX], aside[QY_PATH_MAX];
-    assert_int_equal(qy_stitch(run->plan, &err), QY_ERR_FORMAT);
+    assert_int_equal(qy_stitch(run->plan, &err), QY_ERR_DAMAGED);
     print_message("%s\n", err.text);
     assert_non_null(strstr(err.text, word));
     assert_non_null(strstr(err.text, "blocks/004.h5"));
@@ -109,27 +109,27 @@ static void test_what_is_refused(void **state)
     char path[QY_PATH_MAX], hash[65];
     set_up_run(&run, 4);
     fake_write_block(&run, 5, false);
-    expect_format(&run, "gap at block 4", false);
+    expect_damaged(&run, "gap at block 4", false);
 
     fake_write_block(&run, 4, true); /* marks without numbers */
-    expect_format(&run, "", true);
+    expect_damaged(&run, "", true);
 
     memcpy(hash, run.plan->hash, sizeof hash);
     run.plan->hash[0] = hash[0] == '0' ? '1' : '0';
     fake_write_block(&run, 4, false);
     memcpy(run.plan->hash, hash, sizeof hash);
-    expect_format(&run, "another plan", true);
+    expect_damaged(&run, "another plan", true);
 
     fake_write_block(&run, 4, false);
     assert_int_equal(qy_store_block(path, run.plan, 4, NULL), QY_OK);
     assert_int_equal(truncate(path, 1000), 0);
-    expect_format(&run, "", true);
+    expect_damaged(&run, "", true);
 
     run.plan->group = 32; /* another form: shapes do not fit */
     fake_write_block(&run, 4, false);
     run.plan->group = 64;
     qy_error_t err = {0};
-    assert_true(qy_stitch(run.plan, &err) == QY_ERR_FORMAT);
+    assert_true(qy_stitch(run.plan, &err) == QY_ERR_DAMAGED);
 
     fake_write_block(&run, 4, false);
     assert_int_equal(qy_stitch(run.plan, NULL), QY_OK);

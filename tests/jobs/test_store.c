@@ -291,7 +291,7 @@ static void test_kept_and_redone(void **state)
     int32_t *ids = NULL;
     int64_t n, length;
     assert_refused("old text", qy_store_read_tokens(&ids, &n, &length, longer, "kjv", &err),
-                   QY_ERR_FORMAT, "another text");
+                   QY_ERR_DAMAGED, "another text");
     OK(qy_store_make_tokens(longer, &err));
     assert_int_equal(stat_of("run/tokens/calibration.h5").st_ino, calibration.st_ino);
     OK(qy_store_read_tokens(&ids, &n, &length, longer, "kjv", &err));
@@ -347,7 +347,7 @@ static void test_bad_ids(void **state)
         write_ids(plan, cases[i].dtype, cases[i].n_dims, cases[i].last);
         assert_refused(cases[i].words,
                        qy_store_read_tokens(&ids, &n, &length, plan, "calibration", &err),
-                       QY_ERR_FORMAT, cases[i].words);
+                       QY_ERR_DAMAGED, cases[i].words);
         assert_null(ids);
     }
     OK(qy_remove_tree(path_of("run/tokens"), &err));
