@@ -304,7 +304,7 @@ static void test_kept_and_redone(void **state)
     OK(qy_store_make_tokens(other, &err));
     free(read_tokens(other, "calibration", 10, 32));
     assert_refused("foreign", qy_store_read_tokens(&ids, &n, &length, plan, "calibration", &err),
-                   QY_ERR_FORMAT, "another plan");
+                   QY_ERR_DAMAGED, "another plan");
     qy_plan_destroy(&plan);
     qy_plan_destroy(&other);
     qy_plan_destroy(&longer);
