@@ -54,7 +54,8 @@ with scratch() as folder:
         code, out = run([quarry, "run", job, "--quiet"], env={"QUARRY_TEST_KILL": where})
         assert code == (0 if where == "never" else -9), f"{where}: exit {code}\n{out}"
         for path in files:
-            for how in ("flip", "cut", "gone"):
+            # Of the last step the moments, most of the file, are not read any more.
+            for how in ("cut", "gone") if path.startswith("e2e/step-00004") else ("flip", "cut", "gone"):
                 run_dir = os.path.join(folder, "run")
                 shutil.copytree(base, run_dir, copy_function=shutil.copy2)
                 job = write_job(folder, "run.yaml", "run", JOB, model=model)
