@@ -200,13 +200,12 @@ def one_start(job, folder, table):
     return p.returncode == 0
 
 
-began = time.time()
 with scratch() as folder:
     model, table = random_llama(folder, 2), Table()
     calm = Job(folder, "0", model)
     p = calm.start(1, folder)
     assert p.wait(600) == 0, open(os.path.join(folder, "out.txt")).read()
-    want = results(calm.run_dir)
+    want, began = results(calm.run_dir), time.time()
     while table.kills() < args.kills and time.time() - began < args.seconds:
         table.jobs += 1
         job = Job(folder, table.jobs, model)
