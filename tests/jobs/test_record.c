@@ -1,4 +1,5 @@
 #include "jobs/digest.h"
+#include "model/gguf.h"
 #include "tests/jobs/job_files.h"
 
 #include <sys/stat.h>
@@ -194,6 +195,41 @@ static void test_large_shard(void **state)
     qy_st_close(&model.tensors);
 }
 
+/* Of a GGUF file the header (configuration, tokenizer) and the data count. */
+static void test_digest_of_gguf(void **state)
+{
+    (void)state;
+    char *bytes, first[65], tokens[65], other[65];
+    size_t n;
+    OK(qy_file_read(TEST_GOLDEN "/gguf/qwen3.gguf", 1 << 20, &bytes, &n, &err));
+    const char *path = path_of("x.gguf");
+    OK(qy_file_write(path, bytes, n, &err));
+    free(bytes);
+    qy_model_t *model;
+    OK(qy_model_open(&model, path, &err));
+    OK(qy_digest_model(model, first, &err));
+    OK(qy_digest_tokenizer(path, tokens, &err));
+    touch_byte(path, -1); /* the data's last */
+    OK(qy_digest_model(model, other, &err));
+    assert_string_not_equal(first, other);
+    OK(qy_digest_tokenizer(path, other, &err));
+    assert_string_equal(tokens, other);
+    touch_byte(path, -1);
+    OK(qy_digest_model(model, other, &err));
+    assert_string_equal(first, other);
+    qy_gguf_t *gguf;
+    OK(qy_gguf_open(&gguf, path, &err));
+    const qy_gguf_value_t *chat = qy_gguf_find(gguf, "tokenizer.chat_template");
+    long letter = (long)(chat->data - gguf->bytes) + 12;
+    qy_gguf_close(&gguf);
+    touch_byte(path, letter);
+    OK(qy_digest_model(model, other, &err));
+    assert_string_not_equal(first, other);
+    OK(qy_digest_tokenizer(path, other, &err));
+    assert_string_not_equal(tokens, other);
+    qy_model_close(&model);
+}
+
 /* --- the run directory ------------------------------------------------------------------------ */
 
 static char *contents(const char *name)
@@ -356,9 +392,10 @@ static void test_foreign(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_hash_keys),   cmocka_unit_test(test_hash_content),
-        cmocka_unit_test(test_large_shard), cmocka_unit_test(test_record_and_load),
-        cmocka_unit_test(test_resume),      cmocka_unit_test(test_foreign),
+        cmocka_unit_test(test_hash_keys),       cmocka_unit_test(test_hash_content),
+        cmocka_unit_test(test_large_shard),     cmocka_unit_test(test_digest_of_gguf),
+        cmocka_unit_test(test_record_and_load), cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_foreign),
     };
     return cmocka_run_group_tests(tests, open_folder, close_folder);
 }
