@@ -32,7 +32,7 @@ def gguf_of(run_dir):
 
 
 with scratch() as folder:
-    text = short_text(folder, lines=8)
+    text = short_text(folder, lines=1)
 
     def perplexity(what):
         out = quarry_run("eval", what, "--text", text, "--sequence-length", "64", "--device", "cpu", "--threads", "1")
