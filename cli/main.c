@@ -18,6 +18,7 @@ static const verb_t verbs[] = {
     {"run", "run a job, or go on with it where it stopped", qy_cmd_run},
     {"submit", "send a job to Slurm; it requeues itself until it is done", qy_cmd_submit},
     {"status", "progress and results of a run directory", qy_cmd_status},
+    {"report", "a run as one HTML page: curves, times, results", qy_cmd_report},
     {"eval", "perplexity of a model (a directory, a GGUF file) or of a run", qy_cmd_eval},
     {"export", "write a finished run as a checkpoint for other engines", qy_cmd_export},
     {"import", "write a GGUF file as a Hugging Face directory", qy_cmd_import},

@@ -7,6 +7,7 @@ int qy_cmd_plan(int argc, char **argv);
 int qy_cmd_run(int argc, char **argv);
 int qy_cmd_submit(int argc, char **argv);
 int qy_cmd_status(int argc, char **argv);
+int qy_cmd_report(int argc, char **argv);
 int qy_cmd_eval(int argc, char **argv);
 int qy_cmd_export(int argc, char **argv);
 int qy_cmd_import(int argc, char **argv);

@@ -1,13 +1,12 @@
 #include "coordinator/results.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <string.h>
 
 #include "coordinator/evaluations.h"
-#include "coordinator/run_state.h"
-
-enum { REAL_DIGITS = 10 };
+#include "coordinator/outlook.h"
+#include "coordinator/status_json.h"
+#include "jobs/plan_time.h"
 
 /* --- for people ------------------------------------------------------------------------------- */
 
@@ -34,6 +33,44 @@ static void print_number(FILE *file, int width, double x)
         fprintf(file, " %*s", width, "-");
 }
 
+/* What a night wants to know: what is left, what would be lost, whether it moves. */
+static void print_outlook(FILE *file, const qy_run_state_t *s)
+{
+    char a[32], b[32];
+    const qy_history_t *h = &s->history;
+    if (isfinite(s->run_eta_s))
+        fprintf(file, "left     about %s of an estimated %s\n", clock_text(s->run_eta_s, a),
+                clock_text(qy_plan_total_s(s->plan), b));
+    if (isfinite(s->tokens_per_s))
+        fprintf(file, "speed    %.0f tokens/s\n", s->tokens_per_s);
+    if (isfinite(s->saved_s))
+        fprintf(file, "saved    %s ago\n", clock_text(s->saved_s, a));
+    if (h->starts > 1 || h->failed > 0)
+        fprintf(file,
+                "starts   %lld, the latest %lld without anything finished; %lld attempts of "
+                "tasks failed\n",
+                (long long)h->starts, (long long)h->idle_starts, (long long)h->failed);
+    if (s->n_silent > 0 || s->stall_s >= 1)
+        fprintf(file, "stalls   %lld tasks silent for over %d s; devices waited %.0f s for disks\n",
+                (long long)s->n_silent, QY_SILENT_S, s->stall_s);
+}
+
+static void print_phases(FILE *file, const qy_run_state_t *s)
+{
+    char text[32];
+    if (s->history.starts == 0)
+        return;
+    fprintf(file, "\nphase         took  estimate\n");
+    for (int i = 0; i < QY_N_RUN_PHASES; i++) {
+        double expected = qy_outlook_expected(s->plan, (qy_run_phase_t)i);
+        if (!s->history.begun[i] && !(expected > 0))
+            continue;
+        fprintf(file, "%-9s %8s", qy_phase_name((qy_run_phase_t)i),
+                s->history.begun[i] ? clock_text(s->history.took_s[i], text) : "-");
+        fprintf(file, "  %8s\n", isfinite(expected) ? clock_text(expected, text) : "-");
+    }
+}
+
 static void print_head(FILE *file, const qy_run_state_t *s)
 {
     char a[32], b[32];
@@ -57,6 +94,7 @@ static void print_head(FILE *file, const qy_run_state_t *s)
         fprintf(file, ", about %s left", clock_text(s->eta_s, b));
     if (s->phase[0])
         fprintf(file, "\n");
+    print_outlook(file, s);
     fprintf(file, "blocks   %lld done, %lld running, %lld left\n", (long long)s->n_done,
             (long long)s->n_running,
             (long long)(s->plan->arch.n_blocks - s->n_done - s->n_running));
@@ -75,12 +113,15 @@ static void print_progress(FILE *file, const qy_progress_t *p)
 
 static void print_running(FILE *file, const qy_run_state_t *s)
 {
+    char silent[32];
     for (int64_t i = 0; i < s->n_tasks_running; i++) {
         const qy_running_t *r = &s->running[i];
         fprintf(file, "worker   %d on %s: %s", r->assigned->rank, r->assigned->host,
                 r->assigned->task);
         if (r->latest)
             print_progress(file, &r->latest->progress);
+        if (r->silent_s > QY_SILENT_S)
+            fprintf(file, ", silent for %s", clock_text(r->silent_s, silent));
         fprintf(file, "\n");
     }
     if (s->n_tasks_running == 0 && s->latest) {
@@ -90,7 +131,7 @@ static void print_running(FILE *file, const qy_run_state_t *s)
     }
 }
 
-static const char *block_state(const qy_run_state_t *s, int64_t block)
+const char *qy_status_block(const qy_run_state_t *s, int64_t block)
 {
     return s->block[block].done ? "done" : s->block_running[block] ? "running" : "waiting";
 }
@@ -103,7 +144,7 @@ static void print_blocks(FILE *file, const qy_run_state_t *s)
     for (int64_t b = 0; b < s->plan->arch.n_blocks; b++) {
         const qy_block_result_t *r = &s->block[b];
         fprintf(file, "%5lld %7lld %-8s", (long long)b, (long long)qy_plan_segment_of(s->plan, b),
-                block_state(s, b));
+                qy_status_block(s, b));
         print_number(file, 11, r->loss_before);
         print_number(file, 10, r->loss_after);
         print_number(file, 12, r->validation_before);
@@ -116,13 +157,13 @@ static void print_blocks(FILE *file, const qy_run_state_t *s)
     }
 }
 
-static double perplexity(const qy_run_state_t *s, int text, int variant)
+double qy_status_perplexity(const qy_run_state_t *s, int text, int variant)
 {
     return s->ledger ? qy_results_perplexity(s->ledger, s->plan, text, (qy_variant_t)variant)
                      : (double)NAN;
 }
 
-static bool accuracy(const qy_run_state_t *s, int text, int variant, qy_accuracy_t *out)
+bool qy_status_accuracy(const qy_run_state_t *s, int text, int variant, qy_accuracy_t *out)
 {
     return s->ledger && qy_results_accuracy(s->ledger, s->plan, text, (qy_variant_t)variant, out);
 }
@@ -146,7 +187,7 @@ static void print_perplexities(FILE *file, const qy_run_state_t *s)
         first = false;
         fprintf(file, "%-20s", s->plan->spec.evaluate[i].name);
         for (int v = 0; v < QY_N_VARIANTS; v++) {
-            double x = perplexity(s, i, v);
+            double x = qy_status_perplexity(s, i, v);
             if (isfinite(x))
                 fprintf(file, " %10.3f", x);
             else
@@ -169,127 +210,12 @@ static void print_accuracies(FILE *file, const qy_run_state_t *s)
         first = false;
         fprintf(file, "%-20s", s->plan->spec.evaluate[i].name);
         for (int v = 0; v < QY_N_VARIANTS; v++)
-            if (accuracy(s, i, v, &a))
+            if (qy_status_accuracy(s, i, v, &a))
                 fprintf(file, "  %6.2f %6.2f", 100 * a.accuracy, 100 * a.by_bytes);
             else
                 fprintf(file, " %14s", "-");
         fprintf(file, "\n");
     }
-}
-
-/* --- for machines ----------------------------------------------------------------------------- */
-
-static json_t *real(double x)
-{
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
-static json_t *text_or_null(const char *text)
-{
-    return text[0] ? json_string(text) : json_null();
-}
-
-static json_t *block_object(const qy_run_state_t *s, int64_t b)
-{
-    const qy_block_result_t *r = &s->block[b];
-    const qy_metric_t *latest = s->block_running[b] ? s->block_running[b]->latest : NULL;
-    const qy_progress_t none = {.loss = (double)NAN, .tokens_per_s = (double)NAN};
-    const qy_progress_t *p = latest && latest->progress.block == b ? &latest->progress : &none;
-    return json_pack(
-        "{s:I, s:I, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o}", "block", (json_int_t)b,
-        "segment", (json_int_t)qy_plan_segment_of(s->plan, b), "state", block_state(s, b),
-        "loss_before", real(r->loss_before), "loss_after", real(r->loss_after), "validation_before",
-        real(r->validation_before), "validation_after", real(r->validation_after), "seconds",
-        real(r->seconds), "stall_s", real(r->stall_s), "step", (json_int_t)p->step, "n_steps",
-        (json_int_t)p->n_steps, "loss", real(p->loss), "tokens_per_s", real(p->tokens_per_s));
-}
-
-static json_t *latest_object(const qy_run_state_t *s)
-{
-    if (!s->latest)
-        return json_null();
-    const qy_progress_t *p = &s->latest->progress;
-    return json_pack("{s:s, s:I, s:I, s:I, s:o, s:o}", "task", s->latest->task, "block",
-                     (json_int_t)p->block, "step", (json_int_t)p->step, "n_steps",
-                     (json_int_t)p->n_steps, "loss", real(p->loss), "tokens_per_s",
-                     real(p->tokens_per_s));
-}
-
-static json_t *block_array(const qy_run_state_t *s)
-{
-    json_t *array = json_array();
-    for (int64_t b = 0; array && b < s->plan->arch.n_blocks; b++)
-        json_array_append_new(array, block_object(s, b));
-    return array;
-}
-
-static json_t *perplexity_array(const qy_run_state_t *s)
-{
-    json_t *array = json_array();
-    for (int i = 0; array && i < s->plan->spec.n_evaluate; i++) {
-        if (s->plan->spec.evaluate[i].task[0])
-            continue;
-        json_t *object = json_pack("{s:s}", "text", s->plan->spec.evaluate[i].name);
-        for (int v = 0; object && v < QY_N_VARIANTS; v++)
-            json_object_set_new(object, qy_variant_name((qy_variant_t)v),
-                                real(perplexity(s, i, v)));
-        json_array_append_new(array, object);
-    }
-    return array;
-}
-
-static json_t *accuracy_array(const qy_run_state_t *s)
-{
-    json_t *array = json_array();
-    for (int i = 0; array && i < s->plan->spec.n_evaluate; i++) {
-        if (!s->plan->spec.evaluate[i].task[0])
-            continue;
-        json_t *object = json_pack("{s:s}", "task", s->plan->spec.evaluate[i].name);
-        for (int v = 0; object && v < QY_N_VARIANTS; v++) {
-            qy_accuracy_t a;
-            json_t *value = json_null();
-            if (accuracy(s, i, v, &a))
-                value = json_pack("{s:I, s:f, s:f, s:f, s:f}", "items", (json_int_t)a.n_items,
-                                  "accuracy", a.accuracy, "error", a.error, "by_bytes", a.by_bytes,
-                                  "by_bytes_error", a.by_bytes_error);
-            json_object_set_new(object, qy_variant_name((qy_variant_t)v), value);
-        }
-        json_array_append_new(array, object);
-    }
-    return array;
-}
-
-static json_t *to_json(const qy_run_state_t *s)
-{
-    bool live = s->locked && s->holder.live;
-    int64_t left = s->plan->arch.n_blocks - s->n_done - s->n_running;
-    return json_pack(
-        "{s:o, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:{s:I, s:I, s:I, s:I}, "
-        "s:o, s:o, s:o}",
-        "run_dir", text_or_null(s->plan->spec.run_dir), "plan_hash", s->plan->hash, "state",
-        s->state, "error", text_or_null(s->error), "phase", text_or_null(s->phase), "host",
-        text_or_null(live ? s->holder.host : ""), "pid",
-        live ? json_integer((json_int_t)s->holder.pid) : json_null(), "slurm_job",
-        text_or_null(live ? s->holder.slurm_job : ""), "workers",
-        (json_int_t)(s->start ? s->start->workers : 0), "phase_s", real(s->phase_s), "last_event_s",
-        real(s->last_event_s), "eta_s", real(s->eta_s), "latest", latest_object(s), "blocks",
-        "total", (json_int_t)s->plan->arch.n_blocks, "done", (json_int_t)s->n_done, "running",
-        (json_int_t)s->n_running, "left", (json_int_t)left, "block", block_array(s), "perplexity",
-        perplexity_array(s), "accuracy", accuracy_array(s));
-}
-
-static qy_status_t print_json(FILE *file, const qy_run_state_t *s, qy_error_t *err)
-{
-    json_t *object = to_json(s);
-    char *text =
-        object ? json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(REAL_DIGITS)) : NULL;
-    json_decref(object);
-    if (!text)
-        return qy_fail(err, QY_ERR_MEMORY, "%s: its status cannot be written as JSON",
-                       s->plan->spec.run_dir);
-    fprintf(file, "%s\n", text);
-    free(text);
-    return QY_OK;
 }
 
 qy_status_t qy_results_print_status(const char *run_dir, int json, FILE *file, qy_error_t *err)
@@ -298,10 +224,11 @@ qy_status_t qy_results_print_status(const char *run_dir, int json, FILE *file, q
     QY_TRY(qy_run_state_read(&s, run_dir, err));
     qy_status_t status = QY_OK;
     if (json) {
-        status = print_json(file, &s, err);
+        status = qy_status_json(file, &s, err);
     } else {
         print_head(file, &s);
         print_running(file, &s);
+        print_phases(file, &s);
         print_blocks(file, &s);
         print_perplexities(file, &s);
         print_accuracies(file, &s);

@@ -1,11 +1,14 @@
 #include "coordinator/run_state.h"
 
+#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
+#include "coordinator/outlook.h"
 #include "coordinator/phases.h"
 #include "jobs/store.h"
 
@@ -60,13 +63,7 @@ void qy_results_blocks(qy_block_result_t *out, const qy_plan_t *plan, const qy_l
 /* Seconds since a time as qy_utc writes it; NAN where it is none. */
 static double age_of(const char *utc)
 {
-    struct tm t = {0};
-    if (sscanf(utc, "%d-%d-%dT%d:%d:%dZ", &t.tm_year, &t.tm_mon, &t.tm_mday, &t.tm_hour, &t.tm_min,
-               &t.tm_sec) != 6)
-        return (double)NAN;
-    t.tm_year -= 1900;
-    t.tm_mon -= 1;
-    return difftime(time(NULL), timegm(&t));
+    return (double)time(NULL) - qy_history_time(utc);
 }
 
 /* fmin passes over what is not known. */
@@ -107,7 +104,7 @@ static void replay(qy_run_state_t *s, int64_t first, const qy_entry_t **stop)
             s->phase_s = e->seconds < 0 ? age_of(e->time) : (double)NAN;
             break;
         case QY_LEDGER_ASSIGN:
-            s->running[s->n_tasks_running++] = (qy_running_t){e, NULL};
+            s->running[s->n_tasks_running++] = (qy_running_t){.assigned = e};
             break;
         case QY_LEDGER_DONE:
         case QY_LEDGER_FAILED:
@@ -179,44 +176,64 @@ static void mark_running_blocks(qy_run_state_t *s)
     }
 }
 
-/* --- time left -------------------------------------------------------------------------------- */
+/* --- what is saved ---------------------------------------------------------------------------- */
 
-static double mean_block_s(const qy_run_state_t *s)
+static void look_at(const char *path, double *newest)
 {
-    double sum = 0.0, n = 0.0;
-    for (int64_t b = 0; b < s->plan->arch.n_blocks; b++)
-        if (s->block[b].done && isfinite(s->block[b].seconds)) {
-            sum += s->block[b].seconds;
-            n += 1.0;
-        }
-    return sum / n; /* NAN: none yet */
+    struct stat st;
+    const char *name = strrchr(path, '/');
+    if (strstr(name ? name : path, ".tmp.") || stat(path, &st) != 0 || !S_ISREG(st.st_mode))
+        return;
+    *newest = fmax(*newest, (double)st.st_mtim.tv_sec + 1e-9 * (double)st.st_mtim.tv_nsec);
 }
 
-/* Of a block in work, the part that is left. */
-static double part_left(const qy_run_state_t *s, int64_t block)
+/* Of the files in a folder of the run, and in those below it. */
+static void look_into(const char *folder, int depth, double *newest)
 {
-    const qy_running_t *running = s->block_running[block];
-    const qy_metric_t *latest = running ? running->latest : NULL;
-    if (!latest || latest->progress.block != block || latest->progress.n_steps <= 0)
-        return 1.0;
-    return 1.0 - (double)latest->progress.step / (double)latest->progress.n_steps;
-}
-
-/* The phase cannot end before its longest segment, nor before the workers have done the sum of all.
- */
-static double quantize_eta(const qy_run_state_t *s)
-{
-    double longest = 0.0, sum = 0.0, busy = 0.0;
-    for (int64_t k = 0; k < s->plan->n_segments; k++) {
-        double left = 0.0;
-        for (int64_t b = s->plan->segment_start[k]; b < s->plan->segment_start[k + 1]; b++)
-            left += s->block[b].done ? 0.0 : part_left(s, b);
-        longest = fmax(longest, left);
-        sum += left;
-        busy += left > 0.0;
+    DIR *dir = opendir(folder);
+    char path[QY_PATH_MAX];
+    for (struct dirent *e; dir && (e = readdir(dir)) != NULL;) {
+        if (e->d_name[0] == '.' || qy_path(path, NULL, "%s/%s", folder, e->d_name) != QY_OK)
+            continue;
+        look_at(path, newest);
+        if (depth > 0 && qy_is_dir(path))
+            look_into(path, depth - 1, newest);
     }
-    busy = fmin(busy, (double)s->start->workers);
-    return mean_block_s(s) * fmax(longest, busy > 0.0 ? sum / busy : 0.0);
+    if (dir)
+        closedir(dir);
+}
+
+/* Seconds since a file that a restart would go on from was last written; NAN where there is none.
+ */
+static double saved_age(const qy_plan_t *plan)
+{
+    static const char *const folders[] = {"tokens",  "segments", "blocks",
+                                          "streams", "model",    "e2e"};
+    char path[QY_PATH_MAX];
+    double newest = 0;
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++)
+        if (qy_path(path, NULL, "%s/%s", plan->spec.run_dir, folders[i]) == QY_OK)
+            look_into(path, 1, &newest);
+    return newest > 0 ? fmax(difftime(time(NULL), (time_t)newest), 0) : (double)NAN;
+}
+
+/* Over the workers: how fast they are, how long devices waited for disks, who has gone quiet. */
+static void add_up(qy_run_state_t *s)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < s->n_tasks_running; i++) {
+        qy_running_t *r = &s->running[i];
+        r->silent_s = age_of(r->latest ? r->latest->time : r->assigned->time);
+        s->n_silent += r->silent_s > QY_SILENT_S;
+        if (r->latest && isfinite(r->latest->progress.tokens_per_s))
+            sum += fmax(r->latest->progress.tokens_per_s, 0);
+    }
+    if (s->n_tasks_running == 0 && s->latest && isfinite(s->phase_s))
+        sum = s->latest->progress.tokens_per_s; /* E2E-QP is all workers' at once */
+    s->tokens_per_s = sum > 0 ? sum : (double)NAN;
+    for (int64_t b = 0; b < s->plan->arch.n_blocks; b++)
+        if (isfinite(s->block[b].stall_s))
+            s->stall_s += s->block[b].stall_s;
 }
 
 /* --- reading ---------------------------------------------------------------------------------- */
@@ -243,7 +260,9 @@ static qy_status_t read_files(qy_run_state_t *s, const char *run_dir, qy_error_t
 
 qy_status_t qy_run_state_read(qy_run_state_t *out, const char *run_dir, qy_error_t *err)
 {
-    qy_run_state_t s = {.phase = "", .phase_s = (double)NAN, .eta_s = (double)NAN};
+    double none = (double)NAN;
+    qy_run_state_t s = {
+        .phase = "", .phase_s = none, .eta_s = none, .run_eta_s = none, .tokens_per_s = none};
     const qy_entry_t *stop = NULL;
     qy_status_t status = read_files(&s, run_dir, err);
     if (status != QY_OK) {
@@ -264,8 +283,12 @@ qy_status_t qy_run_state_read(qy_run_state_t *out, const char *run_dir, qy_error
     s.last_event_s = last_event_age(&s);
     attach_progress(&s);
     mark_running_blocks(&s);
-    if (strcmp(s.state, "running") == 0 && strcmp(s.phase, qy_phase_name(QY_RUN_QUANTIZE)) == 0)
-        s.eta_s = quantize_eta(&s);
+    bool running = strcmp(s.state, "running") == 0;
+    qy_history_read(&s.history, s.ledger, running ? (double)time(NULL) : (double)NAN);
+    s.saved_s = saved_age(s.plan);
+    add_up(&s);
+    if (running)
+        qy_outlook(&s);
     *out = s;
     return QY_OK;
 }

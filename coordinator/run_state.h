@@ -2,6 +2,7 @@
 #ifndef QY_COORDINATOR_RUN_STATE_H
 #define QY_COORDINATOR_RUN_STATE_H
 
+#include "coordinator/history.h"
 #include "coordinator/lock.h"
 #include "coordinator/metrics.h"
 #include "coordinator/results.h"
@@ -10,7 +11,11 @@
 typedef struct {
     const qy_entry_t *assigned;
     const qy_metric_t *latest; /* NULL: none yet */
+    double silent_s;           /* since it last said something */
 } qy_running_t;
+
+/* A task that has said nothing for so long is shown as silent, s. */
+enum { QY_SILENT_S = 120 };
 
 typedef struct {
     qy_plan_t *plan;
@@ -25,10 +30,16 @@ typedef struct {
     const char *error; /* failed: why; else "" */
     const qy_entry_t *start;             /* latest START, or NULL */
     const char *phase;                   /* where it is or ended; "" outside of any */
-    double phase_s, last_event_s, eta_s; /* NAN: not known */
-    int64_t n_done, n_running;           /* blocks */
-    qy_block_result_t *block;            /* plan->arch.n_blocks */
-    const qy_running_t **block_running;  /* of a block that is being worked on, else NULL */
+    double phase_s, last_event_s, eta_s; /* eta: of the phase. NAN: not known */
+    double run_eta_s;                    /* of the whole run; NAN without an estimate */
+    double saved_s;                      /* since the last file that a restart goes on from */
+    double tokens_per_s;                 /* of all workers */
+    double stall_s;                      /* that devices waited for disks, finished blocks */
+    int64_t n_silent;                    /* of the running tasks */
+    qy_history_t history;
+    int64_t n_done, n_running;          /* blocks */
+    qy_block_result_t *block;           /* plan->arch.n_blocks */
+    const qy_running_t **block_running; /* of a block that is being worked on, else NULL */
     qy_running_t *running;
     int64_t n_tasks_running;
     const qy_metric_t *latest; /* of this phase since the start, or NULL */
