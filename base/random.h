@@ -16,7 +16,8 @@ typedef enum {
     QY_PHASE_VALIDATION = 2,
     QY_PHASE_E2E = 3,
     QY_PHASE_SHUFFLE_BLOCK = 4,
-    QY_PHASE_SHUFFLE_E2E = 5
+    QY_PHASE_SHUFFLE_E2E = 5,
+    QY_PHASE_CLUSTERS = 8
 } qy_phase_t;
 
 /* 64 bits of Philox4x32-10 with key (seed, phase) and counter (index, stream): words 0 (low) and 1. */

@@ -154,6 +154,40 @@ static QY_CLONES void probability_row(float *row, float lse, int64_t lo, int64_t
     memset(row + hi, 0, (size_t)(n - hi) * sizeof *row);
 }
 
+static void levels_tile(const call_t *a, int64_t sample, int64_t head, int64_t index, float *o,
+                        const float *lse, float levels, float *scores)
+{
+    tile_t tile = tile_of(a, index);
+    find_scores(a, &tile, sample, head, scores);
+    for (int64_t r = 0; r < tile.n; r++) {
+        int64_t t = tile.first + r;
+        float *row = scores + r * tile.n_keys;
+        probability_row(row, lse[(sample * a->h + head) * a->t + t], first_key_of(a, t) - tile.key,
+                        t + 1 - tile.key, tile.n_keys);
+        for (int64_t i = 0; i < tile.n_keys; i++)
+            row[i] = rintf(levels * row[i]) / levels;
+    }
+    qy_gemm(CblasNoTrans, CblasNoTrans, tile.n, a->d, tile.n_keys, 1.0f, scores, tile.n_keys,
+            a->v + key_at(a, sample, tile.key, head / (a->h / a->n_kv)), a->k_stride, 0.0f,
+            o + query_at(a, sample, tile.first, head), a->q_stride);
+}
+
+qy_status_t qy_cpu_attention_levels_fwd(const qy_device_t *dev, qy_tensor_t *o,
+                                        const qy_tensor_t *lse, const qy_tensor_t *q,
+                                        const qy_tensor_t *k, const qy_tensor_t *v, float scale,
+                                        int64_t window, int levels, qy_error_t *err)
+{
+    const call_t a = describe(q, k, v, scale, window);
+    int64_t part = QUERY_TILE * a.t, n_tiles = q->shape[0] * a.h * a.n_tiles;
+    float *scratch;
+    QY_TRY(qy_cpu_scratch(dev, &scratch, dev->threads, &part, err));
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic) if (n_tiles > 1)
+    for (int64_t i = 0; i < n_tiles; i++)
+        levels_tile(&a, i / a.n_tiles / a.h, i / a.n_tiles % a.h, i % a.n_tiles, o->data, lse->data,
+                    (float)levels, scratch + omp_get_thread_num() * part);
+    return QY_OK;
+}
+
 /* dp becomes ds = p (dp − Σ d_o o). */
 static QY_CLONES void score_gradient_row(float *dp, const float *p, const float *d_o,
                                          const float *o, int64_t d, int64_t n)

@@ -1,0 +1,274 @@
+#include "model/clusters.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/quant_rule.h"
+#include "base/random.h"
+
+enum { STARTS = 10, ROUNDS = 300 };
+static const double tolerance = 1e-4; /* of the features' mean variance */
+static const double zero_limit = 1e4;
+static const float kept = 0.99f, taken = 0.01f;
+
+/* One problem and its working memory. */
+typedef struct {
+    int64_t n, d, k;
+    const float *x;
+    double *centre, *fresh;  /* (k, d) */
+    double *nearest, *trial; /* (n): squared distance to the nearest centre */
+    int32_t *label, *best;   /* (n) */
+    int64_t *size;           /* (k) */
+    uint32_t seed;
+    uint64_t stream, draws;
+} problem_t;
+
+static double random_unit(problem_t *p)
+{
+    uint64_t bits = qy_random_u64(p->seed, QY_PHASE_CLUSTERS, p->draws++, p->stream);
+    return (double)(bits >> 11) * 0x1p-53;
+}
+
+static double distance(const problem_t *p, int64_t channel, const double *centre)
+{
+    double sum = 0;
+    for (int64_t j = 0; j < p->d; j++) {
+        double difference = (double)p->x[channel * p->d + j] - centre[j];
+        sum += difference * difference;
+    }
+    return sum;
+}
+
+static void place(const problem_t *p, int64_t c, int64_t channel)
+{
+    for (int64_t j = 0; j < p->d; j++)
+        p->centre[c * p->d + j] = (double)p->x[channel * p->d + j];
+}
+
+/* Distances with centre c added, into to; their sum. */
+static double with_centre(const problem_t *p, double *to, int64_t c)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < p->n; i++) {
+        double away = distance(p, i, p->centre + c * p->d);
+        to[i] = c == 0 || away < p->nearest[i] ? away : p->nearest[i];
+        sum += to[i];
+    }
+    return sum;
+}
+
+/* A channel drawn by its distance from the centres there are. */
+static int64_t draw(problem_t *p, double total)
+{
+    double at = random_unit(p) * total;
+    for (int64_t i = 0; i < p->n; i++) {
+        at -= p->nearest[i];
+        if (at < 0)
+            return i;
+    }
+    return p->n - 1;
+}
+
+/* k-means++, greedy: of a few drawn channels the one that leaves least. Returns the centres found:
+ * fewer than k where all channels lie on one. */
+static int64_t start(problem_t *p)
+{
+    int64_t n_trials = 2 + (int64_t)log((double)p->k);
+    place(p, 0, (int64_t)(random_unit(p) * (double)p->n));
+    double total = with_centre(p, p->nearest, 0);
+    for (int64_t c = 1; c < p->k; c++) {
+        double least = HUGE_VAL;
+        int64_t chosen = -1;
+        if (total <= 0)
+            return c;
+        for (int64_t t = 0; t < n_trials; t++) {
+            int64_t channel = draw(p, total);
+            place(p, c, channel);
+            double sum = with_centre(p, p->trial, c);
+            if (sum < least) {
+                least = sum;
+                chosen = channel;
+            }
+        }
+        place(p, c, chosen);
+        total = with_centre(p, p->nearest, c);
+    }
+    return p->k;
+}
+
+/* Each channel to its nearest centre, on ties the first; Σ squared distance. */
+static double assign(problem_t *p, int64_t k)
+{
+    double inertia = 0;
+    for (int64_t i = 0; i < p->n; i++) {
+        double least = HUGE_VAL;
+        for (int64_t c = 0; c < k; c++) {
+            double away = distance(p, i, p->centre + c * p->d);
+            if (away < least) {
+                least = away;
+                p->label[i] = (int32_t)c;
+            }
+        }
+        inertia += least;
+    }
+    return inertia;
+}
+
+/* Centres to the means of their channels; how far they moved, squared. One without stays. */
+static double move(problem_t *p, int64_t k)
+{
+    double moved = 0;
+    memset(p->fresh, 0, (size_t)(k * p->d) * sizeof *p->fresh);
+    memset(p->size, 0, (size_t)k * sizeof *p->size);
+    for (int64_t i = 0; i < p->n; i++) {
+        p->size[p->label[i]]++;
+        for (int64_t j = 0; j < p->d; j++)
+            p->fresh[p->label[i] * p->d + j] += (double)p->x[i * p->d + j];
+    }
+    for (int64_t c = 0; c < k; c++)
+        for (int64_t j = 0; j < p->d && p->size[c]; j++) {
+            double *at = &p->centre[c * p->d + j], to = p->fresh[c * p->d + j] / (double)p->size[c];
+            moved += (to - *at) * (to - *at);
+            *at = to;
+        }
+    return moved;
+}
+
+static double mean_variance(const problem_t *p)
+{
+    double sum = 0;
+    for (int64_t j = 0; j < p->d; j++) {
+        double mean = 0, square = 0;
+        for (int64_t i = 0; i < p->n; i++)
+            mean += (double)p->x[i * p->d + j] / (double)p->n;
+        for (int64_t i = 0; i < p->n; i++) {
+            double away = (double)p->x[i * p->d + j] - mean;
+            square += away * away / (double)p->n;
+        }
+        sum += square / (double)p->d;
+    }
+    return sum;
+}
+
+static void solve(problem_t *p)
+{
+    double least = HUGE_VAL, still = tolerance * mean_variance(p);
+    for (int s = 0; s < STARTS; s++) {
+        int64_t k = start(p);
+        double inertia = assign(p, k);
+        for (int round = 0; round < ROUNDS; round++) {
+            double moved = move(p, k);
+            inertia = assign(p, k);
+            if (moved <= still)
+                break;
+        }
+        if (inertia < least) {
+            least = inertia;
+            memcpy(p->best, p->label, (size_t)p->n * sizeof *p->best);
+        }
+    }
+}
+
+/* Labels in best become order and counts; clusters by the mean of their first numbers. */
+static void arrange(problem_t *p, int32_t *order, int32_t *counts)
+{
+    double *top = p->fresh; /* room for k */
+    memset(top, 0, (size_t)p->k * sizeof *top);
+    memset(p->size, 0, (size_t)p->k * sizeof *p->size);
+    for (int64_t i = 0; i < p->n; i++) {
+        top[p->best[i]] += (double)p->x[i * p->d];
+        p->size[p->best[i]]++;
+    }
+    for (int64_t c = 0; c < p->k; c++)
+        top[c] = p->size[c] ? top[c] / (double)p->size[c] : HUGE_VAL;
+    for (int64_t place_at = 0, at = 0; place_at < p->k; place_at++) {
+        int64_t next = -1;
+        for (int64_t c = 0; c < p->k; c++)
+            if (p->size[c] > 0 && (next < 0 || top[c] < top[next]))
+                next = c;
+        counts[place_at] = next < 0 ? 0 : (int32_t)p->size[next];
+        for (int64_t i = 0; i < p->n && next >= 0; i++)
+            if (p->best[i] == next)
+                order[at++] = (int32_t)i;
+        if (next >= 0)
+            p->size[next] = 0;
+    }
+}
+
+qy_status_t qy_clusters_find(int32_t *order, int32_t *counts, const float *features, int64_t n,
+                             int64_t d, int64_t k, uint32_t seed, uint64_t stream, qy_error_t *err)
+{
+    if (k < 1 || k > n)
+        return qy_fail(err, QY_ERR_ARG, "%lld clusters of %lld channels", (long long)k,
+                       (long long)n);
+    for (int64_t i = 0; i < n * d; i++)
+        if (!isfinite(features[i]))
+            return qy_fail(err, QY_ERR_ARG, "channel %lld: its range is not finite",
+                           (long long)(i / d));
+    size_t doubles = (size_t)(2 * k * d + 2 * n + k);
+    double *memory = calloc(doubles, sizeof *memory);
+    int32_t *labels = calloc((size_t)n, 2 * sizeof *labels);
+    qy_status_t status =
+        memory && labels
+            ? QY_OK
+            : qy_fail(err, QY_ERR_MEMORY, "no memory to cluster %lld channels", (long long)n);
+    if (status == QY_OK) {
+        problem_t p = {.n = n, .d = d, .k = k, .x = features, .seed = seed, .stream = stream};
+        p.centre = memory;
+        p.fresh = memory + k * d;
+        p.nearest = p.fresh + k * d;
+        p.trial = p.nearest + n;
+        p.size = (int64_t *)(void *)(p.trial + n);
+        p.label = labels;
+        p.best = labels + n;
+        solve(&p);
+        arrange(&p, order, counts);
+    }
+    free(memory);
+    free(labels);
+    return status;
+}
+
+double qy_clusters_inertia(const int32_t *order, const int32_t *counts, const float *features,
+                           int64_t n, int64_t d, int64_t k)
+{
+    double inertia = 0;
+    for (int64_t c = 0, at = 0; c < k && at < n; at += counts[c++])
+        for (int64_t j = 0; j < d; j++) {
+            double mean = 0;
+            for (int64_t i = at; i < at + counts[c]; i++)
+                mean += (double)features[order[i] * d + j] / (double)counts[c];
+            for (int64_t i = at; i < at + counts[c]; i++) {
+                double away = (double)features[order[i] * d + j] - mean;
+                inertia += away * away;
+            }
+        }
+    return inertia;
+}
+
+void qy_cluster_step(float *s, float *z, float lo, float hi, int bits, bool published)
+{
+    double range = (double)hi - (double)lo, codes = (double)(1 << bits) - (published ? 0 : 1);
+    *s = qy_step_used((float)(range / codes));
+    double middle =
+        published ? -((double)hi + (double)lo) / (2 * (double)*s) : -(double)lo / (double)*s;
+    middle = middle < -zero_limit ? -zero_limit : middle > zero_limit ? zero_limit : middle;
+    *z = (float)(rint(middle) + (published ? (double)(1 << (bits - 1)) : 0));
+}
+
+void qy_clusters_average(float *lo, float *hi, const int32_t *counts, int64_t k,
+                         const float *sample_lo, const float *sample_hi, bool first)
+{
+    for (int64_t c = 0, at = 0; c < k; at += counts[c++]) {
+        if (counts[c] == 0)
+            continue;
+        float least = sample_lo[at], most = sample_hi[at];
+        for (int64_t i = at; i < at + counts[c]; i++) {
+            least = sample_lo[i] < least ? sample_lo[i] : least;
+            most = sample_hi[i] > most ? sample_hi[i] : most;
+        }
+        lo[c] = first ? least : kept * lo[c] + taken * least;
+        hi[c] = first ? most : kept * hi[c] + taken * most;
+    }
+}

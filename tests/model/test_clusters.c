@@ -1,0 +1,123 @@
+/* Clusters of channels: the specification's golden values, degenerate input. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "model/clusters.h"
+
+static int near(float got, double want)
+{
+    return fabs((double)got - want) <= 1e-6 * fmax(1, fabs(want));
+}
+
+/* Published steps; zero points are 2^(bits − 1) above the specification's, which are of signed
+ * codes. */
+static void test_steps(void **state)
+{
+    (void)state;
+    static const float cases[][4] = {{0, 16, 1, -8},
+                                     {-1, 3, .25f, -4},
+                                     {.02f, 8.0392f, .5012f, -8},
+                                     {-1.0299f, .9999f, .126863f, 0},
+                                     {0, 1.6f, .1f, -8},
+                                     {-4, 4, .5f, 0},
+                                     {1, 2, .0625f, -24},
+                                     {3, 11, .5f, -14},
+                                     {10, 11, .0625f, -168}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        float s, z;
+        qy_cluster_step(&s, &z, cases[i][0], cases[i][1], 4, true);
+        assert_true(near(s, (double)cases[i][2]) || fabs((double)(s - cases[i][2])) < 1e-5);
+        assert_true(z - 8 == cases[i][3]);
+        qy_cluster_step(&s, &z, cases[i][0], cases[i][1], 4, false);
+        assert_true(near(s * 15, (double)(cases[i][1] - cases[i][0])));
+        float top = (15 - z) * s; /* nothing is cut off by more than half a step */
+        assert_true(fabs((double)(top - cases[i][1])) <= 0.5001 * (double)s);
+    }
+}
+
+static void test_average(void **state)
+{
+    (void)state;
+    static const int32_t counts[] = {2, 2, 0};
+    static const float samples[3][4] = {{0, 8, -1, 1}, {0, 16, -2, 2}, {2, 4, -3, 0}};
+    static const double hi_want[] = {8.0392, .9999}, lo_want[] = {.02, -1.0299};
+    float lo[3] = {5, 5, 5}, hi[3] = {5, 5, 5};
+    for (int i = 0; i < 3; i++)
+        qy_clusters_average(lo, hi, counts, 3, samples[i], samples[i], i == 0);
+    for (int c = 0; c < 2; c++)
+        assert_true(near(hi[c], hi_want[c]) && near(lo[c], lo_want[c]));
+    assert_true(lo[2] == 5 && hi[2] == 5);
+}
+
+static void check_order(const float *features, int64_t n, int64_t d, int64_t k, const int *want,
+                        const int *want_counts)
+{
+    qy_error_t err = {0};
+    int32_t order[64], counts[8];
+    assert_int_equal(qy_clusters_find(order, counts, features, n, d, k, 0, 0, &err), QY_OK);
+    for (int64_t i = 0; i < n; i++)
+        assert_int_equal(order[i], want[i]);
+    for (int64_t c = 0; c < k; c++)
+        assert_int_equal(counts[c], want_counts[c]);
+}
+
+static void test_find(void **state)
+{
+    (void)state;
+    static const float max[8] = {1, 10, 1.1f, .9f, 30, 9.5f, 1.05f, 29};
+    static const float sign[8] = {1, 1, 1, 1, .1f, 1, 1, .1f};
+    float two[16], heads[2][16], many[128];
+    for (int i = 0; i < 8; i++) {
+        two[2 * i] = max[i];
+        two[2 * i + 1] = -max[i] * sign[i];
+    }
+    check_order(two, 8, 2, 3, (const int[]){0, 2, 3, 6, 1, 5, 4, 7}, (const int[]){4, 2, 2});
+    static const float q[8] = {1, 5, 1, 5, 2, 2, 7, 7}, k[8] = {3, 3.2f, 3, 3.1f, 1, 1, 6, 6};
+    for (int i = 0; i < 8; i++) {
+        const float point[] = {q[i], k[i], -q[i], -k[i]};
+        memcpy(&heads[i / 4][i % 4 * 4], point, sizeof point);
+    }
+    check_order(heads[0], 4, 4, 2, (const int[]){0, 2, 1, 3}, (const int[]){2, 2});
+    check_order(heads[1], 4, 4, 2, (const int[]){0, 1, 2, 3}, (const int[]){2, 2});
+    for (int i = 0; i < 64; i++) {
+        many[2 * i] = (float)((37 * i + 11) % 101) / 10;
+        many[2 * i + 1] = -(float)((53 * i + 7) % 89) / 10;
+    }
+    qy_error_t err = {0};
+    int32_t order[64], counts[4];
+    assert_int_equal(qy_clusters_find(order, counts, many, 64, 2, 4, 0, 0, &err), QY_OK);
+    double inertia = qy_clusters_inertia(order, counts, many, 64, 2, 4);
+    assert_true(inertia <= 1.01 * 237.1075 && inertia >= 237.107);
+}
+
+/* Fewer distinct channels than clusters: the last clusters are empty. */
+static void test_degenerate(void **state)
+{
+    (void)state;
+    static const float points[] = {2, 0, 1, 0, 2, 0, 1, 0, 2, 0};
+    check_order(points, 5, 2, 4, (const int[]){1, 3, 0, 2, 4}, (const int[]){2, 3, 0, 0});
+    const float one[] = {3}, broken[] = {1, NAN};
+    check_order(one, 1, 1, 1, (const int[]){0}, (const int[]){1});
+    qy_error_t err = {0};
+    int32_t order[2], counts[3];
+    assert_int_equal(qy_clusters_find(order, counts, one, 1, 1, 2, 0, 0, &err), QY_ERR_ARG);
+    assert_int_equal(qy_clusters_find(order, counts, broken, 2, 1, 1, 0, 0, &err), QY_ERR_ARG);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_average),
+        cmocka_unit_test(test_find),
+        cmocka_unit_test(test_degenerate),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
