@@ -4,11 +4,29 @@
 
 qy_quant_form_t qy_plan_form(const qy_plan_t *plan)
 {
-    return (qy_quant_form_t){.bits = (int)plan->spec.quantize.weights.bits,
-                             .group = plan->group,
-                             .symmetric = plan->spec.quantize.weights.symmetric,
-                             .activation_bits = (int)plan->spec.quantize.activation_bits,
-                             .kv_bits = (int)plan->spec.quantize.kv_bits};
+    qy_quant_form_t form = {.bits = (int)plan->spec.quantize.weights.bits,
+                            .group = plan->group,
+                            .symmetric = plan->spec.quantize.weights.symmetric,
+                            .activation_bits = (int)plan->spec.quantize.activation_bits,
+                            .kv_bits = (int)plan->spec.quantize.kv_bits};
+    if (plan->spec.quantize.method != QY_METHOD_RPTQ)
+        return form;
+    const qy_arch_t *a = &plan->arch;
+    int64_t head = plan->spec.rptq.head_clusters;
+    for (int i = 0; i < QY_N_SITES; i++)
+        form.n_clusters[i] = plan->spec.rptq.clusters;
+    form.n_clusters[QY_SITE_Q] = form.n_clusters[QY_SITE_O_IN] = head * a->n_heads;
+    form.n_clusters[QY_SITE_K] = form.n_clusters[QY_SITE_V] = head * a->n_kv_heads;
+    form.symmetric = false;
+    return form;
+}
+
+qy_quant_form_t qy_plan_rounded_form(const qy_plan_t *plan)
+{
+    qy_quant_form_t form = qy_plan_form(plan);
+    if (qy_quant_clustered(&form))
+        form = (qy_quant_form_t){.bits = form.bits};
+    return form;
 }
 
 qy_status_t qy_finished_read(const qy_plan_t *plan, int64_t block, qy_qblock_t *out,

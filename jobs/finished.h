@@ -9,6 +9,10 @@
 /* How the plan quantizes weights. */
 qy_quant_form_t qy_plan_form(const qy_plan_t *plan);
 
+/* How plain rounding is done that the method is compared with: the same, but with whole rows and
+ * activations as they are where the plan has clusters. */
+qy_quant_form_t qy_plan_rounded_form(const qy_plan_t *plan);
+
 /* Reads blocks/NNN.h5; checks plan hash, types and shapes. */
 qy_status_t qy_finished_read(const qy_plan_t *plan, int64_t block, qy_qblock_t *out,
                              qy_error_t *err);

@@ -49,7 +49,9 @@ qy_status_t qy_plan_new(qy_plan_t **out, const qy_spec_t *spec, const qy_arch_t 
         return qy_fail(err, QY_ERR_MEMORY, "plan: out of memory");
     memcpy(&plan->spec, spec, sizeof *spec);
     plan->arch = *arch;
-    plan->group = spec->quantize.weights.group_size < 0 ? 0 : spec->quantize.weights.group_size;
+    bool whole_rows = spec->quantize.weights.group_size < 0 ||
+                      spec->quantize.method == QY_METHOD_RPTQ; /* its groups are clusters */
+    plan->group = whole_rows ? 0 : spec->quantize.weights.group_size;
     *out = plan;
     return QY_OK;
 }

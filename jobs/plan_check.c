@@ -26,6 +26,21 @@ static qy_status_t check_groups(const qy_plan_t *plan, qy_error_t *err)
     return QY_OK;
 }
 
+static qy_status_t check_clusters(const qy_plan_t *plan, qy_error_t *err)
+{
+    const qy_spec_t *spec = &plan->spec;
+    if (spec->quantize.method != QY_METHOD_RPTQ)
+        return QY_OK;
+    if (spec->rptq.clusters > plan->arch.hidden || spec->rptq.clusters > plan->arch.intermediate)
+        return qy_fail(err, QY_ERR_ARG, "rptq.clusters: %lld, but there are only %lld channels",
+                       (long long)spec->rptq.clusters, (long long)plan->arch.hidden);
+    if (spec->rptq.head_clusters > plan->arch.head_dim)
+        return qy_fail(err, QY_ERR_ARG,
+                       "rptq.head_clusters: %lld, but a head has only %lld channels",
+                       (long long)spec->rptq.head_clusters, (long long)plan->arch.head_dim);
+    return QY_OK;
+}
+
 static qy_status_t check_length(const qy_plan_t *plan, const char *what, int64_t length,
                                 qy_error_t *err)
 {
@@ -137,6 +152,9 @@ static qy_status_t check_exports(const qy_plan_t *plan, const qy_model_t *model,
 {
     const qy_spec_t *spec = &plan->spec;
     const qy_quant_form_t form = qy_plan_form(plan);
+    if (spec->n_export && spec->quantize.method == QY_METHOD_RPTQ)
+        return qy_fail(err, QY_ERR_ARG, "export %s: no format holds rptq's clusters of channels",
+                       spec->export_format[0]);
     for (int i = 0; i < spec->n_export; i++) {
         const char *name = spec->export_format[i];
         const qy_exporter_t *exporter = qy_exporter_find(name);
@@ -193,11 +211,12 @@ qy_status_t qy_plan_check(const qy_plan_t *plan, const qy_model_t *model, qy_err
         return qy_fail(err, QY_ERR_ARG, "quantize.segments: %lld, but the model has %lld blocks",
                        (long long)spec->quantize.segments, (long long)n_blocks);
     QY_TRY(check_groups(plan, err));
+    QY_TRY(check_clusters(plan, err));
     if (qy_spec_calibrates(spec)) {
         QY_TRY(check_length(plan, "calibration", spec->calibration.sequence_length, err));
         if (spec->quantize.method == QY_METHOD_BLOCK_AP)
-            QY_TRY(check_batch("block_ap", spec->block_ap.batch_size, spec->calibration.samples,
-                               err));
+            QY_TRY(
+                check_batch("block_ap", spec->block_ap.batch_size, spec->calibration.samples, err));
     }
     QY_TRY(check_e2e(plan, err));
     QY_TRY(check_exports(plan, model, err));

@@ -23,7 +23,7 @@ static void print_model(const qy_plan_t *plan, FILE *file)
 static void print_quantize(const qy_plan_t *plan, FILE *file)
 {
     const qy_spec_t *spec = &plan->spec;
-    static const char *const names[QY_N_METHODS] = {"block-ap", "rtn", "gptq"};
+    static const char *const names[QY_N_METHODS] = {"block-ap", "rtn", "gptq", "rptq"};
     bool trained = spec->quantize.method == QY_METHOD_BLOCK_AP;
     char group[32] = "whole rows";
     if (plan->group)
@@ -39,6 +39,12 @@ static void print_quantize(const qy_plan_t *plan, FILE *file)
                 plan->block_ap.steps, plan->block_ap.weight_lr, plan->block_ap.quant_lr,
                 plan->block_ap.norm_lr,
                 spec->block_ap.lr_unit == QY_LR_UNIT_STEP ? "in units of the step" : "absolute");
+    if (spec->quantize.method == QY_METHOD_RPTQ)
+        fprintf(file,
+                "           clusters: %" PRId64 ", %" PRId64 " a head; activations %" PRId64
+                " bits, KV cache %" PRId64 " bits\n",
+                spec->rptq.clusters, spec->rptq.head_clusters, spec->quantize.activation_bits,
+                spec->quantize.kv_bits);
     if (spec->quantize.method == QY_METHOD_GPTQ)
         fprintf(
             file, "           ranges %s, %s, %s, damping %.3g\n",

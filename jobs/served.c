@@ -34,7 +34,7 @@ qy_served_t qy_served(const qy_arch_t *arch, const qy_quant_form_t *form, int64_
         double blocks = (double)arch->n_blocks, out_rows = (double)d->out;
         out.weights += blocks * out_rows *
                        ((double)d->in * ((double)form->bits / byte_bits - half_bytes) +
-                        (double)qy_quant_n_groups(form, d->in) * group_bytes);
+                        (double)qy_quant_linear_groups(form, arch, i) * group_bytes);
     }
     double kv_bits = form ? qy_quant_site_bits(form, QY_SITE_K) : QY_BITS_NONE;
     out.kv_cache = 2.0 * (double)arch->n_blocks * (double)(arch->n_kv_heads * arch->head_dim) *

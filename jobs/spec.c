@@ -270,6 +270,31 @@ static qy_status_t check_evaluate(const reader_t *reader, const qy_spec_t *spec)
     return QY_OK;
 }
 
+/* A scheme stands for the bits of weights, activations and KV cache; a job that names one of them
+ * as well says two things. */
+static qy_status_t settle_scheme(const reader_t *reader, qy_spec_t *out)
+{
+    static const int bits[QY_N_SCHEMES][3] = {
+        [QY_SCHEME_W4A16] = {4, 16, 16}, [QY_SCHEME_W4A8] = {4, 8, 8},
+        [QY_SCHEME_W4A4] = {4, 4, 4},    [QY_SCHEME_W4A4KV] = {4, 16, 4},
+        [QY_SCHEME_W4A3KV] = {4, 16, 3}, [QY_SCHEME_W3A3KV] = {3, 16, 3}};
+    static const char *const keys[] = {"quantize.weights.bits", "quantize.activations.bits",
+                                       "quantize.kv_cache.bits"};
+    const int *wanted = bits[out->rptq.scheme];
+    int64_t *const fields[] = {&out->quantize.weights.bits, &out->quantize.activation_bits,
+                               &out->quantize.kv_bits};
+    if (out->quantize.method != QY_METHOD_RPTQ || out->rptq.scheme == QY_SCHEME_NONE)
+        return QY_OK;
+    for (int i = 0; i < 3; i++) {
+        const qy_yaml_t *deepest, *node = look_up(reader->root, keys[i], &deepest);
+        if (node && *fields[i] != wanted[i])
+            return qy_yaml_fail(node, reader->err, "%s: %lld, but rptq.scheme sets it to %d",
+                                keys[i], (long long)*fields[i], wanted[i]);
+        *fields[i] = wanted[i];
+    }
+    return QY_OK;
+}
+
 static qy_status_t check_together(const reader_t *reader, const qy_spec_t *spec)
 {
     qy_error_t *err = reader->err;
@@ -278,6 +303,9 @@ static qy_status_t check_together(const reader_t *reader, const qy_spec_t *spec)
         return qy_yaml_fail(place(reader, "calibration.text"), err,
                             "calibration.text is missing: %s needs a text",
                             qy_spec_calibrates(spec) ? "this method" : "e2e_qp");
+    if (spec->quantize.method == QY_METHOD_RPTQ && spec->e2e_qp.present)
+        return qy_yaml_fail(place(reader, "e2e_qp"), err,
+                            "e2e_qp: does not go with rptq, whose static steps have no gradient");
     if (spec->quantize.method == QY_METHOD_GPTQ && spec->gptq.act_order &&
         !spec->gptq.static_groups)
         return qy_yaml_fail(place(reader, "gptq.act_order"), err,
@@ -330,6 +358,7 @@ qy_status_t qy_spec_read(qy_spec_t *out, const char *path, const char *const *ov
     QY_TRY_GOTO(check_map(&reader, reader.root, ""), destroy_root);
     QY_TRY_GOTO(read_rows(&reader, spec), destroy_root);
     QY_TRY_GOTO(settle_e2e(&reader, spec), destroy_root);
+    QY_TRY_GOTO(settle_scheme(&reader, spec), destroy_root);
     settle_lengths(spec);
     QY_TRY_GOTO(check_together(&reader, spec), destroy_root);
     memcpy(out, spec, sizeof *out);

@@ -14,8 +14,18 @@
 #include "model/arch.h"
 #include "model/text.h"
 
-typedef enum { QY_METHOD_BLOCK_AP, QY_METHOD_RTN, QY_METHOD_GPTQ, QY_N_METHODS } qy_method_t;
+typedef enum { QY_METHOD_BLOCK_AP, QY_METHOD_RTN, QY_METHOD_GPTQ, QY_METHOD_RPTQ, QY_N_METHODS } qy_method_t;
 typedef enum { QY_INIT_LEAST_SQUARES, QY_INIT_MIN_MAX } qy_init_t;
+typedef enum {
+    QY_SCHEME_NONE,
+    QY_SCHEME_W4A16,
+    QY_SCHEME_W4A8,
+    QY_SCHEME_W4A4,
+    QY_SCHEME_W4A4KV,
+    QY_SCHEME_W4A3KV,
+    QY_SCHEME_W3A3KV,
+    QY_N_SCHEMES
+} qy_rptq_scheme_t;
 typedef enum { QY_LR_UNIT_STEP, QY_LR_UNIT_ABSOLUTE } qy_lr_unit_t;
 typedef enum { QY_LOSS_NEXT_TOKEN, QY_LOSS_DISTILL } qy_e2e_loss_t;
 
@@ -63,6 +73,11 @@ typedef struct {
         double damping;
         int64_t block_size;
     } gptq;
+    struct {
+        int scheme; /* qy_rptq_scheme_t; its bits stand in quantize */
+        int64_t clusters, head_clusters;
+        bool compat;
+    } rptq;
     struct {
         bool present; /* the section is there and epochs > 0: the phase runs */
         int loss, lr_unit;

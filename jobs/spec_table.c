@@ -224,7 +224,8 @@ qy_init_t qy_spec_init(const qy_spec_t *spec)
 {
     const int init[QY_N_METHODS] = {[QY_METHOD_BLOCK_AP] = spec->block_ap.init,
                                     [QY_METHOD_RTN] = spec->rtn.init,
-                                    [QY_METHOD_GPTQ] = spec->gptq.init};
+                                    [QY_METHOD_GPTQ] = spec->gptq.init,
+                                    [QY_METHOD_RPTQ] = QY_INIT_MIN_MAX};
     return (qy_init_t)init[spec->quantize.method];
 }
 
@@ -237,7 +238,12 @@ bool qy_key_active(const qy_key_t *key, const qy_spec_t *spec)
     if (strncmp(key->path, "rtn.", 4) == 0)
         return spec->quantize.method == QY_METHOD_RTN;
     if (strncmp(key->path, "gptq.", 5) == 0)
-        return spec->quantize.method == QY_METHOD_GPTQ;
+        return spec->quantize.method == QY_METHOD_GPTQ ||
+               (spec->quantize.method == QY_METHOD_RPTQ &&
+                (strcmp(key->path, "gptq.damping") == 0 ||
+                 strcmp(key->path, "gptq.block_size") == 0));
+    if (strncmp(key->path, "rptq.", 5) == 0)
+        return spec->quantize.method == QY_METHOD_RPTQ;
     if (strncmp(key->path, "e2e_qp.", 7) == 0)
         return spec->e2e_qp.present;
     if (strncmp(key->path, "calibration.", 12) == 0)

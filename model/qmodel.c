@@ -10,7 +10,7 @@
 #include "base/pack.h"
 
 enum {
-    PARTS_MAX = 4 * QY_N_LINEARS + 2 * QY_N_NORMS,
+    PARTS_MAX = 4 * QY_N_LINEARS + 2 * QY_N_NORMS + 4 * QY_N_SITES,
     PART_NAME_MAX = QY_NAME_MAX + 16, /* "self_attn.q_proj/scales" */
     STORAGE_ALIGN = 64, /* bytes from one tensor of a block to the next, rounded up to this */
     BITS_MAX = 8
@@ -33,9 +33,55 @@ int64_t qy_quant_n_groups(const qy_quant_form_t *form, int64_t in)
     return in / qy_quant_group_cols(form, in);
 }
 
+bool qy_quant_clustered(const qy_quant_form_t *form)
+{
+    return form->n_clusters[QY_SITE_ATTENTION_IN] > 0;
+}
+
+qy_site_t qy_linear_site(int linear)
+{
+    return linear == QY_LINEAR_O                                ? QY_SITE_O_IN
+           : linear == QY_LINEAR_DOWN                           ? QY_SITE_DOWN_IN
+           : linear == QY_LINEAR_GATE || linear == QY_LINEAR_UP ? QY_SITE_MLP_IN
+                                                                : QY_SITE_ATTENTION_IN;
+}
+
+int64_t qy_quant_linear_groups(const qy_quant_form_t *form, const qy_arch_t *arch, int linear)
+{
+    return qy_quant_clustered(form) ? form->n_clusters[qy_linear_site(linear)]
+                                    : qy_quant_n_groups(form, arch->linear[linear].in);
+}
+
+const char *qy_site_name(qy_site_t site)
+{
+    static const char *const names[QY_N_SITES] = {
+        "attention_in", "o_in", "mlp_in", "down_in", "q", "k", "v"};
+    return names[site];
+}
+
+int64_t qy_site_channels(const qy_arch_t *arch, qy_site_t site)
+{
+    switch (site) {
+    case QY_SITE_O_IN:
+    case QY_SITE_Q:
+        return arch->n_heads * arch->head_dim;
+    case QY_SITE_K:
+    case QY_SITE_V:
+        return arch->n_kv_heads * arch->head_dim;
+    case QY_SITE_DOWN_IN:
+        return arch->intermediate;
+    default:
+        return arch->hidden;
+    }
+}
+
 int qy_quant_site_bits(const qy_quant_form_t *form, qy_site_t site)
 {
+    enum { NORM_LEAST = 8 }; /* with clusters: outputs of norms */
     int bits = site == QY_SITE_K || site == QY_SITE_V ? form->kv_bits : form->activation_bits;
+    if (qy_quant_clustered(form) && (site == QY_SITE_ATTENTION_IN || site == QY_SITE_MLP_IN) &&
+        bits && bits < NORM_LEAST)
+        bits = NORM_LEAST;
     return bits ? bits : QY_BITS_NONE;
 }
 
@@ -50,6 +96,9 @@ qy_decoration_t qy_quant_decoration(const qy_quant_form_t *form)
     qy_decoration_t decoration = {0};
     for (int i = 0; i < QY_N_SITES; i++)
         decoration.quantized[i] = qy_quant_site_bits(form, (qy_site_t)i) != QY_BITS_NONE;
+    if (qy_quant_clustered(form)) /* where an order may be a map: model/reorder.h */
+        decoration.mapped[QY_SITE_ATTENTION_IN] = decoration.mapped[QY_SITE_MLP_IN] =
+            decoration.mapped[QY_SITE_Q] = decoration.mapped[QY_SITE_K] = true;
     return decoration;
 }
 
@@ -73,13 +122,14 @@ static int list_parts(part_t parts[PARTS_MAX], const qy_arch_t *arch, const qy_q
         const qy_linear_desc_t *d = &arch->linear[i];
         if (!d->present)
             continue;
-        int64_t words = qy_pack_words(d->in, form->bits), groups = qy_quant_n_groups(form, d->in);
+        int64_t words = qy_pack_words(d->in, form->bits);
+        int64_t groups = qy_quant_linear_groups(form, arch, i);
         add_part(parts, &n, d->name, "codes", PLACE(codes, i),
                  qy_tensor_2d(NULL, QY_U32, d->out, words));
         add_part(parts, &n, d->name, "scales", PLACE(scales, i),
                  qy_tensor_2d(NULL, QY_F16, d->out, groups));
         add_part(parts, &n, d->name, "zeros", PLACE(zeros, i),
-                 qy_tensor_2d(NULL, QY_U8, d->out, groups));
+                 qy_tensor_2d(NULL, qy_quant_clustered(form) ? QY_I32 : QY_U8, d->out, groups));
         if (d->bias)
             add_part(parts, &n, d->name, "bias", PLACE(bias, i),
                      qy_tensor_1d(NULL, QY_F32, d->out));
@@ -92,6 +142,19 @@ static int list_parts(part_t parts[PARTS_MAX], const qy_arch_t *arch, const qy_q
         if (d->bias)
             add_part(parts, &n, d->name, "bias", PLACE(norm_bias, i),
                      qy_tensor_1d(NULL, QY_F32, d->size));
+    }
+    for (int i = 0; i < QY_N_SITES && qy_quant_clustered(form); i++) {
+        char name[QY_NAME_MAX];
+        int64_t channels = qy_site_channels(arch, (qy_site_t)i), clusters = form->n_clusters[i];
+        snprintf(name, sizeof name, "sites/%s", qy_site_name((qy_site_t)i));
+        add_part(parts, &n, name, "order", PLACE(site_order, i),
+                 qy_tensor_1d(NULL, QY_I32, channels));
+        add_part(parts, &n, name, "counts", PLACE(site_counts, i),
+                 qy_tensor_1d(NULL, QY_I32, clusters));
+        add_part(parts, &n, name, "scales", PLACE(site_scales, i),
+                 qy_tensor_1d(NULL, QY_F32, clusters));
+        add_part(parts, &n, name, "zeros", PLACE(site_zeros, i),
+                 qy_tensor_1d(NULL, QY_I32, clusters));
     }
     return n;
 }
@@ -185,8 +248,9 @@ static qy_status_t check_values(const qy_qblock_t *block, const qy_arch_t *arch,
         const uint8_t *zeros = block->zeros[i].data;
         const uint16_t *scales = block->scales[i].data;
         int64_t n = qy_tensor_count(&block->zeros[i]);
+        bool narrow = block->zeros[i].dtype == QY_U8; /* with clusters they may lie outside */
         for (int64_t k = 0; k < n; k++) {
-            if (zeros[k] > q_max)
+            if (narrow && zeros[k] > q_max)
                 return qy_fail(err, QY_ERR_FORMAT, "%s: %s%s/zeros: %d at %lld, at most %d",
                                qy_h5_path(file), prefix, arch->linear[i].name, zeros[k],
                                (long long)k, q_max);
@@ -200,6 +264,31 @@ static qy_status_t check_values(const qy_qblock_t *block, const qy_arch_t *arch,
     return QY_OK;
 }
 
+static qy_status_t check_site(const qy_qblock_t *block, int site, const qy_h5_t *file,
+                              const char *prefix, qy_error_t *err)
+{
+    int64_t n = qy_tensor_count(&block->site_order[site]), sum = 0;
+    const int32_t *order = block->site_order[site].data, *counts = block->site_counts[site].data;
+    const float *scales = block->site_scales[site].data;
+    bool fits = true;
+    uint8_t *seen = calloc((size_t)n, 1);
+    if (!seen)
+        return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for %lld flags", qy_h5_path(file),
+                       (long long)n);
+    for (int64_t i = 0; i < n && fits; i++)
+        fits = order[i] >= 0 && order[i] < n && !seen[order[i]]++;
+    for (int64_t c = 0; c < qy_tensor_count(&block->site_counts[site]) && fits; c++) {
+        fits = counts[c] >= 0 && counts[c] <= n && scales[c] > 0;
+        sum += counts[c];
+    }
+    free(seen);
+    if (!fits || sum != n)
+        return qy_fail(err, QY_ERR_FORMAT,
+                       "%s: %ssites/%s: is no order of %lld channels in clusters", qy_h5_path(file),
+                       prefix, qy_site_name((qy_site_t)site), (long long)n);
+    return QY_OK;
+}
+
 static qy_status_t read_parts(qy_qblock_t *block, const qy_arch_t *arch, qy_h5_t *file,
                               const char *prefix, qy_error_t *err)
 {
@@ -210,6 +299,8 @@ static qy_status_t read_parts(qy_qblock_t *block, const qy_arch_t *arch, qy_h5_t
         QY_TRY(qy_path(name, err, "%s%s", prefix, parts[i].name));
         QY_TRY(qy_h5_read(file, name, part_tensor(block, &parts[i]), err));
     }
+    for (int i = 0; i < QY_N_SITES && qy_quant_clustered(&block->form); i++)
+        QY_TRY(check_site(block, i, file, prefix, err));
     return check_values(block, arch, file, prefix, err);
 }
 
@@ -287,15 +378,20 @@ qy_status_t qy_qblock_read_scales(qy_qblock_t *block, const qy_arch_t *arch, qy_
 
 /* --- finished weights --- */
 
-/* One row; returns the first column whose weight is not finite in f16, or −1. */
+/* One row, group by group of cols (or counts) columns; returns the first column whose weight is not
+ * finite in f16, or −1. */
 static int64_t dequantize_row(uint16_t *dst, const uint8_t *codes, const uint16_t *scales,
-                              const uint8_t *zeros, int64_t groups, int64_t cols)
+                              const qy_tensor_t *zeros, int64_t row, const int32_t *counts,
+                              int64_t cols)
 {
-    int64_t bad = -1;
+    int64_t bad = -1, groups = zeros->shape[1], i = 0;
     for (int64_t g = 0; g < groups; g++) {
-        float step = qy_f16_to_f32(scales[g]);
-        for (int64_t i = g * cols; i < (g + 1) * cols; i++) {
-            dst[i] = qy_f32_to_f16((float)(codes[i] - zeros[g]) * step);
+        float step = qy_f16_to_f32(scales[row * groups + g]);
+        int64_t at = row * groups + g, end = i + (counts ? counts[g] : cols);
+        int zero = zeros->dtype == QY_U8 ? ((const uint8_t *)zeros->data)[at]
+                                         : (int)((const int32_t *)zeros->data)[at];
+        for (; i < end; i++) {
+            dst[i] = qy_f32_to_f16((float)(codes[i] - zero) * step);
             if ((dst[i] & 0x7c00u) == 0x7c00u && bad < 0)
                 bad = i;
         }
@@ -308,19 +404,17 @@ qy_status_t qy_qblock_dequantize(const qy_qblock_t *block, const qy_arch_t *arch
 {
     const qy_linear_desc_t *d = &arch->linear[linear];
     int64_t cols = qy_quant_group_cols(&block->form, d->in);
-    int64_t groups = qy_quant_n_groups(&block->form, d->in);
     int64_t words = qy_pack_words(d->in, block->form.bits);
     const uint32_t *packed = block->codes[linear].data;
-    const uint16_t *scales = block->scales[linear].data;
-    const uint8_t *zeros = block->zeros[linear].data;
+    const int32_t *counts = block->site_counts[qy_linear_site(linear)].data; /* or NULL */
     uint8_t *codes = malloc((size_t)d->in);
     if (!codes)
         return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for a row of codes", d->name);
     qy_status_t status = QY_OK;
     for (int64_t row = 0; row < d->out && status == QY_OK; row++) {
         qy_unpack(codes, packed + row * words, d->in, block->form.bits);
-        int64_t bad = dequantize_row(dst + row * d->in, codes, scales + row * groups,
-                                     zeros + row * groups, groups, cols);
+        int64_t bad = dequantize_row(dst + row * d->in, codes, block->scales[linear].data,
+                                     &block->zeros[linear], row, counts, cols);
         if (bad >= 0)
             status = qy_fail(err, QY_ERR_NUMERIC, "%s: weight (%lld, %lld) is too large for f16",
                              d->name, (long long)row, (long long)bad);

@@ -10,6 +10,7 @@
 #include "kernels/glu.h"
 #include "kernels/linear.h"
 #include "kernels/norm.h"
+#include "kernels/static_quant.h"
 
 static qy_status_t load_rope(qy_block_t *block, int64_t length, qy_error_t *err)
 {
@@ -75,6 +76,12 @@ qy_status_t qy_block_params_take(qy_block_params_t *params, const qy_block_t *bl
         qy_slot_t slot = (qy_slot_t)((int)QY_SLOT_MAPPED + i);
         if (block->program.used[slot])
             QY_TRY(take_map(&params->map[i], qy_program_cols(&block->program, slot), arena, err));
+        qy_slot_t quantized = (qy_slot_t)((int)QY_SLOT_QUANTIZED + i);
+        if (!block->program.used[quantized])
+            continue;
+        int64_t channels = qy_program_cols(&block->program, quantized);
+        QY_TRY(qy_arena_1d(arena, &params->quantizer[i].s, QY_F32, channels, err));
+        QY_TRY(qy_arena_1d(arena, &params->quantizer[i].z, QY_F32, channels, err));
     }
     return QY_OK;
 }
@@ -282,7 +289,11 @@ static qy_status_t row_forward(const pass_t *pass, const qy_row_t *row, qy_error
         qy_tensor_t o = as_heads(pass, &out, row->out), q = as_heads(pass, in, row->in);
         qy_tensor_t k = as_heads(pass, value_of(pass, row->in2), row->in2);
         qy_tensor_t v = as_heads(pass, value_of(pass, row->in3), row->in3), lse = pass->acts->lse;
-        return qy_attention_fwd(dev, &o, &lse, &q, &k, &v, attention_scale(a), a->window, err);
+        QY_TRY(qy_attention_fwd(dev, &o, &lse, &q, &k, &v, attention_scale(a), a->window, err));
+        if (!pass->params->probability_levels)
+            return QY_OK;
+        return qy_attention_levels_fwd(dev, &o, &lse, &q, &k, &v, attention_scale(a), a->window,
+                                       pass->params->probability_levels, err);
     }
     case QY_ROW_SILU_MUL:
         return qy_silu_mul_fwd(dev, &out, in, value_of(pass, row->in2), err);
@@ -293,6 +304,10 @@ static qy_status_t row_forward(const pass_t *pass, const qy_row_t *row, qy_error
     case QY_ROW_MAP:
         return mix(pass, row, &out, in, 0, err);
     case QY_ROW_QUANTIZE: {
+        const qy_site_quantizer_t *quantizer = &pass->params->quantizer[row->id];
+        if (quantizer->kind == QY_ACT_STATIC)
+            return qy_static_quant_fwd(dev, &out, in, &quantizer->s, &quantizer->z, quantizer->bits,
+                                       err);
         qy_tensor_t y = as_quantizer_rows(pass, &out, row->id);
         qy_tensor_t x = as_quantizer_rows(pass, in, row->id);
         return qy_act_quant_fwd(dev, &y, &x, pass->params->quantizer[row->id].bits, err);
@@ -454,6 +469,10 @@ qy_status_t qy_block_backward(const qy_block_t *block, const qy_block_params_t *
                               const qy_tensor_t *dy, int want_dx, qy_error_t *err)
 {
     pass_t pass = begin_pass(block, params, acts);
+    for (int i = 0; i < QY_N_SITES; i++)
+        if (params->quantizer[i].kind == QY_ACT_STATIC || params->probability_levels)
+            return qy_fail(err, QY_ERR_UNSUPPORTED,
+                           "block: static quantizers have no backward pass");
     pass.grads = grads;
     pass.dy = *dy;
     pass.want_dx = want_dx;

@@ -25,10 +25,15 @@ typedef struct {
 enum { QY_MAP_ITEMS = 2 }; /* room for so many items per channel */
 
 /* A site's quantizer of activations. */
-typedef enum { QY_ACT_NONE, QY_ACT_PER_ROW /* kernels/act_quant.h; Q, K, V: of a head */ } qy_act_t;
+typedef enum {
+    QY_ACT_NONE,
+    QY_ACT_PER_ROW, /* kernels/act_quant.h; Q, K, V: of a head */
+    QY_ACT_STATIC   /* kernels/static_quant.h; forward passes only */
+} qy_act_t;
 typedef struct {
     qy_act_t kind;
     int bits;
+    qy_tensor_t s, z; /* f32 (C): of a static one */
 } qy_site_quantizer_t;
 
 /*
@@ -42,6 +47,7 @@ typedef struct {
     qy_tensor_t norm_bias[QY_N_NORMS];
     qy_channel_map_t map[QY_N_SITES];
     qy_site_quantizer_t quantizer[QY_N_SITES];
+    int probability_levels; /* attention's probabilities are rounded to 1/levels; 0: not */
 } qy_block_params_t;
 
 /* What a forward pass leaves for the backward pass, for a batch of one shape. */

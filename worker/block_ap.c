@@ -22,10 +22,9 @@ static int unit_is_step(const qy_plan_t *plan)
 
 static qy_status_t take_vars(qy_block_ap_t *t, int id, qy_arena_t *arena, qy_error_t *err)
 {
-    qy_quant_form_t form = qy_plan_form(t->plan);
     const qy_linear_desc_t *d = &t->f->model->arch.linear[id];
     qy_quant_vars_t *v = &t->vars[id];
-    int64_t groups = qy_quant_n_groups(&form, d->in);
+    int64_t groups = qy_quant_linear_groups(&t->f->form, &t->f->model->arch, id);
     QY_TRY(qy_arena_2d(arena, &v->w, QY_F32, d->out, d->in, err));
     QY_TRY(qy_arena_2d(arena, &v->s, QY_F32, d->out, groups, err));
     QY_TRY(qy_arena_2d(arena, &v->z, QY_F32, d->out, groups, err));
@@ -90,7 +89,7 @@ static qy_status_t start_linear(qy_block_ap_t *t, int id, const qy_tensor_t *wei
 {
     const qy_device_t *dev = t->f->dev;
     qy_quant_vars_t *v = &t->vars[id];
-    qy_quant_form_t form = qy_plan_form(t->plan);
+    qy_quant_form_t form = t->f->form;
     QY_TRY(qy_device_upload(dev, v->w.data, weight->data, qy_tensor_bytes(weight), err));
     QY_TRY(qy_quant_start(dev, &v->s, &v->z, &v->w, form.bits, form.symmetric,
                           t->init == QY_INIT_LEAST_SQUARES, err));

@@ -1,18 +1,110 @@
 #include "worker/decorate.h"
 
+#include <stdlib.h>
+
+#include "model/reorder.h"
+
+enum { PROBABILITY_LEVELS = 255 };
+
 void qy_decorate_plain(qy_block_params_t *params)
 {
     for (int i = 0; i < QY_N_SITES; i++) {
         params->map[i].active = false;
-        params->quantizer[i] = (qy_site_quantizer_t){.kind = QY_ACT_NONE};
+        params->quantizer[i].kind = QY_ACT_NONE;
     }
+    params->probability_levels = 0;
 }
 
 void qy_decorate_quantizers(qy_block_params_t *params, const qy_quant_form_t *form)
 {
     for (int i = 0; i < QY_N_SITES; i++) {
         int bits = qy_quant_site_bits(form, (qy_site_t)i);
-        params->quantizer[i] = (qy_site_quantizer_t){
-            .kind = bits == QY_BITS_NONE ? QY_ACT_NONE : QY_ACT_PER_ROW, .bits = bits};
+        params->quantizer[i].kind = bits == QY_BITS_NONE ? QY_ACT_NONE : QY_ACT_PER_ROW;
+        params->quantizer[i].bits = bits;
     }
+}
+
+static qy_status_t send(const qy_device_t *dev, const qy_tensor_t *to, const void *from, int64_t n,
+                        qy_error_t *err)
+{
+    return qy_device_upload(dev, to->data, from, (size_t)n * sizeof(float), err);
+}
+
+/* order as a plan of column_mix: place j holds channel order[j]. Such a map is never walked up. */
+static qy_status_t set_order(qy_channel_map_t *map, const qy_device_t *dev,
+                             const qy_tensor_t *order, qy_error_t *err)
+{
+    int64_t n = qy_tensor_count(order);
+    int32_t *offsets = malloc((size_t)(n + 1) * sizeof *offsets);
+    float *weights = malloc((size_t)n * sizeof *weights);
+    qy_status_t status =
+        offsets && weights ? QY_OK : qy_fail(err, QY_ERR_MEMORY, "channel map: out of host memory");
+    for (int64_t i = 0; i <= n && status == QY_OK; i++) {
+        offsets[i] = (int32_t)i;
+        if (i < n)
+            weights[i] = 1.0f;
+    }
+    if (status == QY_OK)
+        status = send(dev, &map->offsets, offsets, n + 1, err);
+    if (status == QY_OK)
+        status = send(dev, &map->items, order->data, n, err);
+    if (status == QY_OK)
+        status = send(dev, &map->weights, weights, n, err);
+    if (status == QY_OK)
+        status = qy_device_wait(dev, err);
+    map->active = status == QY_OK;
+    free(offsets);
+    free(weights);
+    return status;
+}
+
+qy_status_t qy_decorate_orders(qy_block_params_t *params, const qy_device_t *dev,
+                               const qy_arch_t *arch, const qy_qblock_t *q, qy_error_t *err)
+{
+    bool quantized = qy_quant_site_bits(&q->form, QY_SITE_Q) != QY_BITS_NONE;
+    params->probability_levels = quantized ? PROBABILITY_LEVELS : 0;
+    for (int i = 0; i < QY_N_SITES; i++) {
+        params->map[i].active = false;
+        if (qy_reorder_is_map(arch, (qy_site_t)i))
+            QY_TRY(set_order(&params->map[i], dev, &q->site_order[i], err));
+    }
+    return QY_OK;
+}
+
+static qy_status_t set_clusters(qy_site_quantizer_t *quantizer, const qy_device_t *dev,
+                                const qy_qblock_t *q, int site, qy_error_t *err)
+{
+    const int32_t *counts = q->site_counts[site].data, *zeros = q->site_zeros[site].data;
+    const float *scales = q->site_scales[site].data;
+    int64_t n = qy_tensor_count(&q->site_order[site]), at = 0;
+    float *s = malloc((size_t)n * 2 * sizeof *s), *z = s + n;
+    if (!s)
+        return qy_fail(err, QY_ERR_MEMORY, "clusters: out of host memory");
+    for (int64_t c = 0; c < qy_tensor_count(&q->site_counts[site]); c++)
+        for (int32_t i = 0; i < counts[c]; i++, at++) {
+            s[at] = scales[c];
+            z[at] = (float)zeros[c];
+        }
+    qy_status_t status = send(dev, &quantizer->s, s, n, err);
+    if (status == QY_OK)
+        status = send(dev, &quantizer->z, z, n, err);
+    if (status == QY_OK)
+        status = qy_device_wait(dev, err);
+    free(s);
+    return status;
+}
+
+qy_status_t qy_decorate_clusters(qy_block_params_t *params, const qy_device_t *dev,
+                                 const qy_qblock_t *q, qy_error_t *err)
+{
+    for (int i = 0; i < QY_N_SITES; i++) {
+        int bits = qy_quant_site_bits(&q->form, (qy_site_t)i);
+        params->quantizer[i].kind = QY_ACT_NONE;
+        if (bits == QY_BITS_NONE)
+            continue;
+        QY_TRY(set_clusters(&params->quantizer[i], dev, q, i, err));
+        params->quantizer[i].kind = QY_ACT_STATIC;
+        params->quantizer[i].bits = bits;
+    }
+    return QY_OK;
 }

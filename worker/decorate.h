@@ -11,4 +11,12 @@ void qy_decorate_plain(qy_block_params_t *params);
 /* Quantizers of activations as the form has them; maps stay as they are. */
 void qy_decorate_quantizers(qy_block_params_t *params, const qy_quant_form_t *form);
 
+/* Channel maps of the orders of q, which has clusters, and attention's probabilities as its form
+ * has them; quantizers stay as they are. */
+qy_status_t qy_decorate_orders(qy_block_params_t *params, const qy_device_t *dev,
+                               const qy_arch_t *arch, const qy_qblock_t *q, qy_error_t *err);
+/* Its static quantizers. */
+qy_status_t qy_decorate_clusters(qy_block_params_t *params, const qy_device_t *dev,
+                                 const qy_qblock_t *q, qy_error_t *err);
+
 #endif

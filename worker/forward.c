@@ -130,9 +130,40 @@ static qy_status_t load_rest(qy_forward_t *f, const qy_qblock_t *q, qy_error_t *
     return qy_block_params_load(&f->params, &f->block, &rest, &f->staging, 0, err);
 }
 
+/* Finished weights by way of the host: their groups are of any size. */
+static qy_status_t load_clustered(qy_forward_t *f, const qy_qblock_t *q, qy_error_t *err)
+{
+    const qy_arch_t *a = &f->model->arch;
+    qy_status_t status = QY_OK;
+    uint16_t *weight = malloc((size_t)largest_linear(a) * sizeof *weight);
+    if (!weight)
+        return qy_fail(err, QY_ERR_MEMORY, "weights: out of host memory");
+    for (int i = 0; i < QY_N_LINEARS && status == QY_OK; i++) {
+        const qy_linear_desc_t *d = &a->linear[i];
+        if (!d->present)
+            continue;
+        qy_tensor_t half = qy_tensor_2d(f->staging.data, QY_F16, d->out, d->in);
+        status = qy_qblock_dequantize(q, a, (qy_linear_id_t)i, weight, err);
+        if (status == QY_OK)
+            status = qy_device_upload(f->dev, half.data, weight, qy_tensor_bytes(&half), err);
+        if (status == QY_OK)
+            status = qy_convert(f->dev, &f->params.w[i], &half, err);
+        if (status == QY_OK)
+            status = qy_device_wait(f->dev, err);
+    }
+    free(weight);
+    if (status == QY_OK)
+        status = qy_decorate_orders(&f->params, f->dev, a, q, err);
+    if (status == QY_OK)
+        status = qy_decorate_clusters(&f->params, f->dev, q, err);
+    return status == QY_OK ? load_rest(f, q, err) : status;
+}
+
 qy_status_t qy_forward_load_quantized(qy_forward_t *f, const qy_qblock_t *q, qy_error_t *err)
 {
     const qy_arch_t *a = &f->model->arch;
+    if (qy_quant_clustered(&f->form))
+        return load_clustered(f, q, err);
     qy_decorate_quantizers(&f->params, &f->form);
     for (int i = 0; i < QY_N_LINEARS; i++) {
         if (!a->linear[i].present)

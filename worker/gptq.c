@@ -18,8 +18,7 @@ static int64_t larger(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-/* The activation that a linear layer reads, counted from the block's first: 0…QY_GPTQ_SITES − 1. */
-static int site_of(const qy_program_t *program, int linear)
+int qy_gptq_site(const qy_program_t *program, int linear)
 {
     int site = -1;
     qy_slot_t last = QY_SLOT_NONE;
@@ -45,7 +44,7 @@ qy_status_t qy_gptq_take(qy_gptq_t *g, const qy_plan_t *plan, qy_block_ap_t *var
         const qy_linear_desc_t *d = &program->arch.linear[i];
         if (!d->present)
             continue;
-        qy_tensor_t *h = &g->h[site_of(program, i)];
+        qy_tensor_t *h = &g->h[qy_gptq_site(program, i)];
         rows = larger(rows, d->out);
         cols = larger(cols, d->in);
         if (!h->n_dims)
@@ -81,7 +80,7 @@ static qy_status_t add_batch(qy_gptq_t *g, const qy_block_acts_t *acts, int firs
     int seen = first - 1;
     for (int i = 0; i < program->n_rows; i++) {
         const qy_row_t *row = &program->row[i];
-        int site = row->kind == QY_ROW_LINEAR ? site_of(program, row->id) : -1;
+        int site = row->kind == QY_ROW_LINEAR ? qy_gptq_site(program, row->id) : -1;
         if (site <= seen || site >= end)
             continue;
         seen = site;
@@ -169,8 +168,9 @@ static void sort_by_moment(columns_t *c)
         memcpy(c->order, from, (size_t)c->n * sizeof *from);
 }
 
-/* Order of work, and what follows from it; a column without input is worked on from weight 0. */
-static void arrange(columns_t *c, bool by_moment, int64_t group_cols)
+/* Order of work, and what follows from it; a column without input is worked on from weight 0.
+ * groups may be NULL. */
+static void arrange(columns_t *c, bool by_moment, const int32_t *groups, int64_t group_cols)
 {
     for (int64_t i = 0; i < c->n; i++)
         c->order[i] = (int32_t)i;
@@ -180,7 +180,7 @@ static void arrange(columns_t *c, bool by_moment, int64_t group_cols)
         int32_t column = c->order[i];
         c->inverse[column] = (int32_t)i;
         c->gather[i] = c->diagonal[column] == 0.0f ? -1 : column;
-        c->group[i] = (int32_t)(column / group_cols);
+        c->group[i] = groups ? groups[column] : (int32_t)(column / group_cols);
     }
 }
 
@@ -218,7 +218,7 @@ static qy_status_t factorize(qy_gptq_t *g, int64_t block, const char *name, int 
 static qy_status_t prepare(qy_gptq_t *g, int64_t block, const char *name, int site, columns_t *c,
                            qy_error_t *err)
 {
-    qy_quant_form_t form = qy_plan_form(g->plan);
+    qy_quant_form_t form = g->vars->f->form;
     const qy_device_t *dev = g->vars->f->dev;
     g->diagonal.shape[0] = c->n;
     QY_TRY(qy_diagonal(dev, &g->diagonal, &g->h[site], err));
@@ -229,7 +229,8 @@ static qy_status_t prepare(qy_gptq_t *g, int64_t block, const char *name, int si
             return qy_fail(err, QY_ERR_NUMERIC,
                            "block %lld, %s: the second moment of input %lld is %g",
                            (long long)block, name, (long long)i, (double)c->diagonal[i]);
-    arrange(c, g->plan->spec.gptq.act_order, qy_quant_group_cols(&form, c->n));
+    arrange(c, g->plan->spec.gptq.act_order && !g->groups[site], g->groups[site],
+            qy_quant_group_cols(&form, c->n));
     QY_TRY(send(g, &g->order, c->order, c->n, err));
     QY_TRY(send(g, &g->inverse, c->inverse, c->n, err));
     QY_TRY(send(g, &g->gather, c->gather, c->n, err));
@@ -253,7 +254,7 @@ static qy_status_t update_range(qy_gptq_t *g, qy_quant_vars_t *v, const qy_tenso
                                 int64_t first, int64_t cols, qy_error_t *err)
 {
     const qy_device_t *dev = g->vars->f->dev;
-    qy_quant_form_t form = qy_plan_form(g->plan);
+    qy_quant_form_t form = g->vars->f->form;
     int64_t o = qy_tensor_rows(w);
     qy_tensor_t part = qy_tensor_2d(room, QY_F32, o, cols);
     qy_tensor_t s = qy_tensor_2d(g->s.data, QY_F32, o, 1),
@@ -270,13 +271,14 @@ static qy_status_t update_range(qy_gptq_t *g, qy_quant_vars_t *v, const qy_tenso
 static qy_status_t work_off(qy_gptq_t *g, qy_quant_vars_t *v, qy_tensor_t *w, qy_error_t *err)
 {
     const qy_spec_t *spec = &g->plan->spec;
-    qy_quant_form_t form = qy_plan_form(g->plan);
+    qy_quant_form_t form = g->vars->f->form;
     int64_t o = qy_tensor_rows(w), i = qy_tensor_cols(w);
     int64_t cols = qy_quant_group_cols(&form, i);
     for (int64_t first = 0, n; first < i; first += n) {
-        int64_t end = spec->gptq.static_groups ? i : (first / cols + 1) * cols;
+        bool given = spec->gptq.static_groups || g->groups[0];
+        int64_t end = given ? i : (first / cols + 1) * cols;
         n = spec->gptq.block_size < end - first ? spec->gptq.block_size : end - first;
-        if (!spec->gptq.static_groups && first % cols == 0)
+        if (!given && first % cols == 0)
             QY_TRY(update_range(g, v, w, v->w.data, first, cols, err));
         qy_tensor_t errors = qy_tensor_2d(g->errors.data, QY_F32, o, n);
         QY_TRY(qy_gptq_columns(g->vars->f->dev, w, &errors, &g->u, &v->s, &v->z, &g->group, first,
@@ -285,17 +287,20 @@ static qy_status_t work_off(qy_gptq_t *g, qy_quant_vars_t *v, qy_tensor_t *w, qy
     return QY_OK;
 }
 
-/* Leaves the rounded weight in the variables and in f->params. */
+/* Leaves the rounded weight in the variables and, with groups of consecutive columns, in f->params.
+ */
 static qy_status_t round_linear(qy_gptq_t *g, int id, qy_error_t *err)
 {
     qy_forward_t *f = g->vars->f;
     qy_quant_vars_t *v = &g->vars->vars[id];
-    int bits = qy_plan_form(g->plan).bits;
+    int bits = f->form.bits;
     qy_tensor_t w = qy_tensor_view(f->staging.data, QY_F32, 2, v->w.shape);
     QY_TRY(round_steps(f->dev, &v->s, w.data, err));
     QY_TRY(qy_gather_columns(f->dev, &w, &v->w, &g->gather, err));
     QY_TRY(work_off(g, v, &w, err));
     QY_TRY(qy_gather_columns(f->dev, &v->w, &w, &g->inverse, err));
+    if (g->groups[0])
+        return QY_OK;
     return qy_fake_quant_fwd(f->dev, &f->params.w[id], &v->w, &v->s, &v->z, bits, err);
 }
 
@@ -306,7 +311,7 @@ static qy_status_t round_site(qy_gptq_t *g, int64_t block, int site, qy_error_t 
     qy_status_t status = QY_OK;
     for (int i = 0; i < program->n_rows && status == QY_OK; i++) {
         const qy_row_t *row = &program->row[i];
-        if (row->kind != QY_ROW_LINEAR || site_of(program, row->id) != site)
+        if (row->kind != QY_ROW_LINEAR || qy_gptq_site(program, row->id) != site)
             continue;
         const qy_linear_desc_t *d = &program->arch.linear[row->id];
         if (!c.n) {
@@ -320,6 +325,18 @@ static qy_status_t round_site(qy_gptq_t *g, int64_t block, int site, qy_error_t 
         status = qy_device_wait(g->vars->f->dev, err); /* for the uploads */
     free(c.diagonal);
     return status;
+}
+
+qy_status_t qy_gptq_add(qy_gptq_t *g, const qy_block_acts_t *acts, int accumulate, qy_error_t *err)
+{
+    return add_batch(g, acts, 0, QY_GPTQ_SITES, accumulate, err);
+}
+
+qy_status_t qy_gptq_round(qy_gptq_t *g, int64_t block, qy_error_t *err)
+{
+    for (int site = 0; site < QY_GPTQ_SITES; site++)
+        QY_TRY(round_site(g, block, site, err));
+    return QY_OK;
 }
 
 qy_status_t qy_gptq_run(qy_gptq_t *g, int64_t block, const qy_block_weights_t *weights,

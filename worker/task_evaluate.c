@@ -81,7 +81,7 @@ typedef struct {
 static qy_status_t rounder_take(void *context, qy_arena_t *arena, qy_error_t *err)
 {
     rounder_t *r = context;
-    qy_quant_form_t form = qy_plan_form(r->work->plan);
+    qy_quant_form_t form = qy_plan_rounded_form(r->work->plan);
     QY_TRY(qy_forward_take(&r->forward, r->work->dev, r->work->model, &form, 1, 1, arena, err));
     QY_TRY(qy_block_ap_take(&r->start, r->work->plan, &r->forward, 0, arena, err));
     r->start.init = QY_INIT_MIN_MAX;
@@ -97,7 +97,7 @@ static qy_status_t rounder_open(rounder_t *r, const qy_work_t *work, qy_error_t 
 static qy_status_t read_rounded(void *context, int64_t block, qy_qblock_t *out, qy_error_t *err)
 {
     rounder_t *r = context;
-    qy_quant_form_t form = qy_plan_form(r->work->plan);
+    qy_quant_form_t form = qy_plan_rounded_form(r->work->plan);
     qy_block_weights_t weights;
     QY_TRY(qy_block_weights_read(&weights, r->work->model, block, err));
     qy_status_t status = qy_block_ap_start(&r->start, &weights, err);
@@ -192,6 +192,7 @@ static qy_status_t evaluate_range(const qy_work_t *work, const qy_task_t *task, 
     qy_variant_source_t source = {.form = qy_plan_form(plan), .context = &run};
     qy_status_t status = QY_OK;
     if (task->variant == QY_VARIANT_ROUNDED) {
+        source.form = qy_plan_rounded_form(plan);
         source.context = &rounder;
         source.read_block = read_rounded;
         QY_TRY(rounder_open(&rounder, work, err));

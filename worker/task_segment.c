@@ -10,6 +10,7 @@
 #include "worker/block_save.h"
 #include "worker/decorate.h"
 #include "worker/gptq.h"
+#include "worker/rptq.h"
 #include "worker/segment_streams.h"
 
 typedef struct {
@@ -22,6 +23,7 @@ typedef struct {
     qy_forward_t forward;
     qy_block_ap_t trainer;
     qy_gptq_t gptq;
+    qy_rptq_t rptq;
     qy_segment_streams_t streams; /* only where activations are needed: not by rtn */
 } segment_t;
 
@@ -30,19 +32,32 @@ static int is_gptq(const segment_t *s)
     return s->plan->spec.quantize.method == QY_METHOD_GPTQ;
 }
 
+static int is_rptq(const segment_t *s)
+{
+    return s->plan->spec.quantize.method == QY_METHOD_RPTQ;
+}
+
+/* Blocks are rounded by what their inputs look like; nothing is trained. */
+static int is_rounded(const segment_t *s)
+{
+    return is_gptq(s) || is_rptq(s);
+}
+
 static qy_status_t take(void *context, qy_arena_t *arena, qy_error_t *err)
 {
     segment_t *s = context;
     qy_quant_form_t form = qy_plan_form(s->plan);
     const qy_spec_t *spec = &s->plan->spec;
     int64_t length = s->training ? spec->calibration.sequence_length : 2;
-    int64_t batch = !s->training ? 1
-                    : is_gptq(s) ? qy_forward_batch(length)
-                                 : spec->block_ap.batch_size;
+    int64_t batch = !s->training    ? 1
+                    : is_rounded(s) ? qy_forward_batch(length)
+                                    : spec->block_ap.batch_size;
     QY_TRY(qy_forward_take(&s->forward, s->work->dev, s->work->model, &form, batch, length, arena,
                            err));
-    QY_TRY(qy_block_ap_take(&s->trainer, s->plan, &s->forward, s->training && !is_gptq(s), arena,
+    QY_TRY(qy_block_ap_take(&s->trainer, s->plan, &s->forward, s->training && !is_rounded(s), arena,
                             err));
+    if (is_rptq(s))
+        return qy_rptq_take(&s->rptq, s->plan, &s->trainer, arena, err);
     return is_gptq(s) ? qy_gptq_take(&s->gptq, s->plan, &s->trainer, arena, err) : QY_OK;
 }
 
@@ -64,8 +79,8 @@ qy_status_t qy_task_segment_bytes(const qy_work_t *work, size_t *bytes, qy_error
     qy_arena_init(&measure, "segment", NULL, 0);
     QY_TRY(take(&s, &measure, err));
     *bytes = measure.peak;
-    if (is_gptq(&s)) /* and what making a factor may take */
-        *bytes += qy_tensor_bytes(&s.gptq.u);
+    if (is_rounded(&s)) /* and what making a factor may take */
+        *bytes += qy_tensor_bytes(is_rptq(&s) ? &s.rptq.gptq.u : &s.gptq.u);
     if (!s.training)
         return QY_OK;
     /* The first segment begins at the embedding. */
@@ -154,16 +169,35 @@ static qy_status_t settle(segment_t *s, const qy_qblock_t *q, losses_t *losses, 
                             &losses->validation_after, err);
 }
 
-static qy_status_t quantize_block(segment_t *s, int64_t block, const qy_block_weights_t *weights,
+/* The whole of a block that RPTQ quantizes; its weights are put into another order. */
+static qy_status_t run_rptq(segment_t *s, int64_t block, qy_block_weights_t *weights,
+                            qy_qblock_t *q, losses_t *losses, qy_error_t *err)
+{
+    qy_forward_t *f = &s->forward;
+    int64_t n_train = s->plan->spec.calibration.samples;
+    QY_TRY(qy_segment_streams_bring(&s->streams, block, err));
+    qy_decorate_plain(&f->params);
+    QY_TRY(qy_block_params_load(&f->params, &f->block, weights, &f->staging, 1, err));
+    QY_TRY(qy_segment_streams_pass(&s->streams, s->streams.target, block, err));
+    QY_TRY(qy_rptq_run(&s->rptq, block, weights, s->streams.input, s->work->hooks, q, err));
+    QY_TRY(settle(s, q, losses, err));
+    return qy_forward_error(f, s->streams.input, s->streams.target, 0, n_train,
+                            &losses->training.last, err);
+}
+
+static qy_status_t quantize_block(segment_t *s, int64_t block, qy_block_weights_t *weights,
                                   qy_qblock_t *q, losses_t *losses, qy_error_t *err)
 {
     *losses = (losses_t){{(double)NAN, (double)NAN}, (double)NAN, (double)NAN};
-    if (s->training)
+    if (is_rptq(s))
+        QY_TRY(run_rptq(s, block, weights, q, losses, err));
+    else if (s->training)
         QY_TRY(train(s, block, weights, losses, err));
     else
         QY_TRY(qy_block_ap_start(&s->trainer, weights, err));
-    QY_TRY(qy_block_ap_freeze(&s->trainer, weights, q, err));
-    if (s->training)
+    if (!is_rptq(s))
+        QY_TRY(qy_block_ap_freeze(&s->trainer, weights, q, err));
+    if (s->training && !is_rptq(s))
         QY_TRY(settle(s, q, losses, err));
     QY_TRY(write_block(s, block, q, losses, err));
     qy_block_save_drop(s->plan, block);
@@ -215,7 +249,7 @@ static qy_status_t walk(segment_t *s, qy_error_t *err)
         return QY_OK;
     QY_TRY(qy_device_take(s->work->dev, &s->memory, "segment", take, s, err));
     if (s->training) {
-        if (!is_gptq(s))
+        if (!is_rounded(s))
             QY_TRY(qy_block_save_create(&s->trainer.save, &s->trainer, err));
         QY_TRY(
             qy_segment_streams_open(&s->streams, s->work, &s->forward, s->task->range, block, err));

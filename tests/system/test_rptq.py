@@ -1,0 +1,46 @@
+#!/usr/bin/env python3
+"""RPTQ in whole jobs: schemes, more clusters give less error, KV alone leaves the rest alone, the same bytes with one and
+two threads and after a kill. usage: test_rptq.py QUARRY"""
+import json, os, signal, subprocess, sys
+from quarry_job import results, run, same_results, scratch, write_job
+
+quarry = sys.argv[1]
+JOB = """
+model: {data}/models/{model}
+run_dir: {run_dir}
+calibration: {{text: {data}/text/kjv/train.txt, samples: 8, sequence_length: 128, validation_samples: 2}}
+quantize: {{method: rptq, segments: {segments}}}
+evaluate: [{{name: kjv, text: {text}, sequence_length: 128}}]
+"""
+
+
+def go(folder, name, *sets, env=None, model="tiny-opt-kjv", segments=1, code=0):
+    job = write_job(folder, f"{name}.yaml", name, text=JOB, model=model, segments=segments)
+    got, out = run([quarry, "run", job, "--quiet", *(x for s in sets for x in ("--set", s))], env=env)
+    assert got == code, f"{name}: exit {got}\n{out}"
+    return os.path.join(folder, name)
+
+
+def perplexity(run_dir):
+    out = subprocess.run([quarry, "status", run_dir, "--json"], check=True, capture_output=True, text=True).stdout
+    return json.loads(out)["perplexity"][0]
+
+
+with scratch() as folder:
+    w4a4 = go(folder, "w4a4", "rptq.scheme=W4A4", "resources.threads=1", segments=2)
+    want, full = results(w4a4), perplexity(w4a4)
+    threads = go(folder, "threads", "rptq.scheme=W4A4", "resources.threads=2", segments=2)
+    assert not same_results(want, results(threads)), f"1 and 2 threads differ in {same_results(want, results(threads))}"
+    go(folder, "killed", "rptq.scheme=W4A4", env={"QUARRY_TEST_KILL": "blocks/001"}, segments=2, code=-signal.SIGKILL)
+    killed = go(folder, "killed", "rptq.scheme=W4A4", segments=2)
+    assert not same_results(want, results(killed)), f"killed differs in {same_results(want, results(killed))}"
+
+    # 8 bits of weights and activations are next to nothing; 4 bits more; one cluster for all still more
+    fine = go(folder, "fine", "quantize.weights.bits=8", "quantize.activations.bits=8", "quantize.kv_cache.bits=8")
+    one = go(folder, "one", "rptq={scheme: W4A4, clusters: 1, head_clusters: 1}")
+    least, some, most = (perplexity(r)["stitched"] for r in (fine, w4a4, one))
+    assert full["original"] * 0.99 < least < some < most < 2 * full["original"], (full, least, some, most)
+
+    llama = perplexity(go(folder, "llama", "rptq={scheme: W4A4KV, clusters: 8, compat: true}", model="tiny-llama-kjv"))
+    assert llama["original"] < llama["stitched"] < 1.3 * llama["original"], llama
+    print(f"{full['original']:.3f}: W8A8 {least:.3f}, W4A4 {some:.3f}, one cluster {most:.3f}")
