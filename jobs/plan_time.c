@@ -146,7 +146,7 @@ static double block_s(const timing_t *t, int last)
         return sum;
     sum += forward_s(t, (double)plan->n_samples, length); /* the target stream */
     sum += 2 * forward_s(t, (double)spec->calibration.validation_samples, length);
-    if (spec->quantize.method == QY_METHOD_GPTQ)
+    if (spec->quantize.method == QY_METHOD_GPTQ || spec->quantize.method == QY_METHOD_RPTQ)
         sum += gptq_s(t);
     else
         sum += (double)plan->block_ap.steps * step_s(t);
