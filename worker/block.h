@@ -60,8 +60,8 @@ typedef struct {
 /* Where gradients go; all in device memory. */
 typedef struct {
     qy_tensor_t slot[QY_N_SLOTS]; /* work space: gradients of the slots */
-    qy_tensor_t
-        dw[QY_N_LINEARS]; /* f32 (O, I); may share memory where after_dw consumes each at once */
+    qy_tensor_t dw[QY_N_LINEARS]; /* f32 or compute (O, I); may share memory where after_dw consumes
+                                     each at once */
     qy_tensor_t dnorm[QY_N_NORMS]; /* f32 (D); .data NULL: norms are frozen */
     qy_tensor_t dnorm_bias[QY_N_NORMS];
     /* Called when dw[linear] is there; may be NULL. */

@@ -38,7 +38,7 @@ static qy_status_t take_vars(qy_block_ap_t *t, int id, qy_arena_t *arena, qy_err
     QY_TRY(qy_arena_2d(arena, &v->z_v, QY_F32, d->out, groups, err));
     if (unit_is_step(t->plan))
         QY_TRY(qy_arena_2d(arena, &t->unit[id], QY_F32, d->out, groups, err));
-    return qy_arena_2d(arena, &t->grads.dw[id], QY_F32, d->out, d->in, err);
+    return qy_arena_2d(arena, &t->grads.dw[id], t->f->dev->compute, d->out, d->in, err);
 }
 
 static qy_status_t take_norm(qy_block_ap_t *t, int id, qy_arena_t *arena, qy_error_t *err)
