@@ -273,6 +273,22 @@ int qy_device_idle(const qy_device_t *dev)
     return dev->vtable->idle(dev);
 }
 
+qy_status_t qy_device_repeat(const qy_device_t *dev, qy_graph_t **graph,
+                             qy_status_t (*queue)(void *context, qy_error_t *err), void *context,
+                             qy_error_t *err)
+{
+    if (!dev->vtable->repeat)
+        return queue(context, err);
+    return dev->vtable->repeat(dev, graph, queue, context, err);
+}
+
+void qy_graph_free(const qy_device_t *dev, qy_graph_t **graph)
+{
+    if (*graph)
+        dev->vtable->graph_free(dev, *graph);
+    *graph = NULL;
+}
+
 qy_status_t qy_device_memory(const qy_device_t *dev, size_t *free_bytes, size_t *total_bytes,
                              qy_error_t *err)
 {

@@ -31,6 +31,8 @@ struct qy_device {
 
 typedef enum { QY_UPLOADS, QY_DOWNLOADS } qy_direction_t;
 
+typedef struct qy_graph qy_graph_t; /* ops recorded by qy_device_repeat */
+
 /* What a backend brings beside its kernels. */
 struct qy_device_vtable {
     void (*close)(qy_device_t *dev);
@@ -52,6 +54,11 @@ struct qy_device_vtable {
     qy_status_t (*mark_wait)(const qy_device_t *dev, const void *mark, qy_error_t *err);
     void (*mark_release)(const qy_device_t *dev, void *mark);
     int (*idle)(const qy_device_t *dev);
+    /* May be NULL: then queue is called each time. */
+    qy_status_t (*repeat)(const qy_device_t *dev, qy_graph_t **graph,
+                          qy_status_t (*queue)(void *context, qy_error_t *err), void *context,
+                          qy_error_t *err);
+    void (*graph_free)(const qy_device_t *dev, qy_graph_t *graph);
     qy_status_t (*memory)(const qy_device_t *dev, size_t *free_bytes, size_t *total_bytes,
                           qy_error_t *err);
 };
@@ -118,6 +125,17 @@ qy_status_t qy_device_mark_wait(const qy_device_t *dev, const void *mark, qy_err
 void qy_device_mark_free(const qy_device_t *dev, void **mark);
 /* 1 where the device has nothing left to do of what is queued (always on the CPU). */
 int qy_device_idle(const qy_device_t *dev);
+
+/*
+ * Queues the ops that queue(context) queues. It must queue the same ops on the same memory each
+ * time, no transfers to or from the host: a GPU records them once and replays the recording. *graph
+ * is NULL before the first call. Freed with qy_graph_free before the device is closed.
+ */
+qy_status_t qy_device_repeat(const qy_device_t *dev, qy_graph_t **graph,
+                             qy_status_t (*queue)(void *context, qy_error_t *err), void *context,
+                             qy_error_t *err);
+void qy_graph_free(const qy_device_t *dev, qy_graph_t **graph);
+
 qy_status_t qy_device_memory(const qy_device_t *dev, size_t *free_bytes, size_t *total_bytes,
                              qy_error_t *err);
 

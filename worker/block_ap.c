@@ -159,18 +159,26 @@ static qy_status_t update(qy_block_ap_t *t, qy_error_t *err)
     return QY_OK;
 }
 
+/* A step's ops, its inputs being there: the same each time, on the same memory. */
+static qy_status_t queue_step(void *context, qy_error_t *err)
+{
+    qy_block_ap_t *t = context;
+    qy_forward_t *f = t->f;
+    QY_TRY(qy_block_forward(&f->block, &f->params, &f->acts, &f->x, &f->y, err));
+    QY_TRY(qy_mse(f->dev, &f->loss, &t->dy, &f->y, &t->goal, &t->hyper, err));
+    QY_TRY(qy_block_backward(&f->block, &f->params, &f->acts, &t->grads, &t->dy, 0, err));
+    return update(t, err);
+}
+
 static qy_status_t one_step(qy_block_ap_t *t, int64_t step, const int64_t *samples,
                             qy_stream_t *source, qy_stream_t *goal, float rates[3], qy_error_t *err)
 {
     qy_forward_t *f = t->f;
-    qy_tensor_t loss = qy_tensor_1d((float *)t->losses.data + step, QY_F32, 1);
     QY_TRY(set_rates(t, step, rates, err));
     QY_TRY(qy_stream_load(source, samples, f->batch, f->x.data, err));
     QY_TRY(qy_stream_load(goal, samples, f->batch, t->goal.data, err));
-    QY_TRY(qy_block_forward(&f->block, &f->params, &f->acts, &f->x, &f->y, err));
-    QY_TRY(qy_mse(f->dev, &loss, &t->dy, &f->y, &t->goal, &t->hyper, err));
-    QY_TRY(qy_block_backward(&f->block, &f->params, &f->acts, &t->grads, &t->dy, 0, err));
-    return update(t, err);
+    QY_TRY(qy_device_repeat(f->dev, &t->graph, queue_step, t, err));
+    return qy_device_copy(f->dev, (float *)t->losses.data + step, f->loss.data, sizeof(float), err);
 }
 
 /* Losses of steps [*seen, done) from the device; NUMERIC at the first that is not finite. */
@@ -296,6 +304,7 @@ qy_status_t qy_block_ap_train(qy_block_ap_t *t, int64_t block, qy_stream_t *sour
         status = train_steps(t, block, source, goal, hooks, &host, err);
     else
         status = qy_fail(err, QY_ERR_MEMORY, "block %lld: out of host memory", (long long)block);
+    qy_graph_free(t->f->dev, &t->graph);
     if (t->save)
         qy_block_save_settle(t->save);
     if (status == QY_OK)

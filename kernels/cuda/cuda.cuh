@@ -60,6 +60,12 @@ static inline cudaStream_t qy_stream(const qy_device_t *dev)
 /* Device memory that holds until the next call. Grows where it must. */
 qy_status_t qy_cuda_scratch(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err);
 
+/* qy_device_repeat and qy_graph_free (graph.cu). */
+qy_status_t qy_cuda_repeat(const qy_device_t *dev, struct qy_graph **graph,
+                           qy_status_t (*queue)(void *context, qy_error_t *err), void *context,
+                           qy_error_t *err);
+void qy_cuda_graph_free(const qy_device_t *dev, struct qy_graph *graph);
+
 /* Frees the prepared products (linear.cu). */
 void qy_cuda_products_destroy(qy_cuda_products **products);
 

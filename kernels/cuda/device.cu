@@ -307,10 +307,17 @@ static void close_device(qy_device_t *dev)
     dev->impl = NULL;
 }
 
+/* Launches that are waited for one by one cannot be recorded. */
+#ifdef QUARRY_SYNC_LAUNCHES
+#define REPEAT nullptr
+#else
+#define REPEAT qy_cuda_repeat
+#endif
+
 static const struct qy_device_vtable vtable = {
     close_device, memory_alloc,    memory_release, host_alloc, host_release, upload,
     download,     download_queued, copy,           wait,       set_mark,     mark_wait,
-    mark_release, idle,            memory_state,
+    mark_release, idle,            REPEAT,         qy_cuda_graph_free,       memory_state,
 };
 
 qy_status_t qy_cuda_scratch(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err)

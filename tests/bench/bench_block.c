@@ -28,7 +28,7 @@ static const float weight_lr = 1e-4f, quant_lr = 1e-4f;
 typedef struct {
     char device[32], compute[8], dw[8], what[16];
     long hidden, intermediate, heads, kv_heads, head_dim, bits, group, batch, length, samples, per,
-        recompute;
+        recompute, graph;
 } config_t;
 
 typedef struct {
@@ -46,6 +46,7 @@ typedef struct {
     qy_tensor_t codes[QY_N_LINEARS], s[QY_N_LINEARS], zeros[QY_N_LINEARS], ds[QY_N_LINEARS];
     void *host_x[BATCHES], *host_goal[BATCHES], *host_y;
     int e2e;
+    qy_graph_t *graph;
 } bench_t;
 
 static qy_error_t err;
@@ -57,7 +58,7 @@ static void usage(void)
         "usage: bench_block [what=block-ap|advance|e2e] [preset=405b|70b|7b|135m] [device=cuda:0]\n"
         "  [compute=bf16] [dw=f32|compute] [hidden=N] [intermediate=N] [heads=N] [kv_heads=N]\n"
         "  [head_dim=N] [bits=2] [group=64] [batch=2] [length=2048] [samples=20] [per=16]\n"
-        "  [recompute=0]   samples: medians are of so many; per: steps queued for one\n");
+        "  [recompute=0] [graph=1]   samples: medians are of so many; per: steps queued for one\n");
     exit(2);
 }
 
@@ -78,13 +79,14 @@ static void read_config(config_t *c, int argc, char **argv)
 {
     *c = (config_t){.device = "cuda:0",
                     .compute = "bf16",
-                    .dw = "f32",
+                    .dw = "compute",
                     .what = "block-ap",
                     .bits = 2,
                     .group = 64,
                     .batch = 2,
                     .samples = 20,
-                    .per = 16};
+                    .per = 16,
+                    .graph = 1};
     preset(c, "7b");
     const struct {
         const char *key;
@@ -103,6 +105,7 @@ static void read_config(config_t *c, int argc, char **argv)
                 {"samples", &c->samples, NULL, 0},
                 {"per", &c->per, NULL, 0},
                 {"recompute", &c->recompute, NULL, 0},
+                {"graph", &c->graph, NULL, 0},
                 {"device", NULL, c->device, sizeof c->device},
                 {"compute", NULL, c->compute, sizeof c->compute},
                 {"dw", NULL, c->dw, sizeof c->dw},
@@ -299,27 +302,47 @@ static void update(bench_t *b)
                    err);
 }
 
+/* Norms of the first step's gradients, which the PyTorch baseline is compared with. */
+static void print_gradients(bench_t *b)
+{
+    printf("gradients");
+    for (int i = 0; i < QY_N_LINEARS; i++) {
+        float *dw = bench_get(b->dev, &b->grads.dw[i]);
+        double sum = 0;
+        for (int64_t k = 0; k < qy_tensor_count(&b->grads.dw[i]); k++)
+            sum += (double)dw[k] * (double)dw[k];
+        free(dw);
+        printf(" %.6e", sqrt(sum));
+    }
+    printf("\n");
+}
+
+static qy_status_t queue_step(void *context, qy_error_t *e)
+{
+    bench_t *b = context;
+    qy_tensor_t loss = qy_tensor_1d(b->loss.data, QY_F32, 1);
+    QY_TRY(qy_block_forward(&b->block, &b->params, &b->acts, &b->x, &b->y, e));
+    QY_TRY(qy_mse(b->dev, &loss, &b->dy, &b->y, &b->goal, &b->hyper, e));
+    QY_TRY(qy_block_backward(&b->block, &b->params, &b->acts, &b->grads, &b->dy, 0, e));
+    update(b);
+    return QY_OK;
+}
+
 static void block_ap_step(bench_t *b, long step)
 {
     const float rates[3] = {weight_lr, quant_lr, 0.0f};
-    qy_tensor_t loss = qy_tensor_1d((float *)b->loss.data + step % MAX_SAMPLES, QY_F32, 1);
+    float *losses = b->loss.data;
     bench_need(qy_device_upload(b->dev, b->hyper.data, rates, sizeof rates, &err), err);
     upload_batch(b, step);
-    forward(b);
-    bench_need(qy_mse(b->dev, &loss, &b->dy, &b->y, &b->goal, &b->hyper, &err), err);
-    bench_need(qy_block_backward(&b->block, &b->params, &b->acts, &b->grads, &b->dy, 0, &err), err);
-    if (step == 0) { /* before the first update: what the PyTorch baseline is compared with */
-        printf("gradients");
-        for (int i = 0; i < QY_N_LINEARS && b->grads.dw[i].dtype == QY_F32; i++) {
-            float sum;
-            qy_tensor_t out = qy_tensor_1d(b->flag.data, QY_F32, 1);
-            bench_need(qy_sum(b->dev, &out, &b->grads.dw[i], 1, 0, &err), err);
-            bench_need(qy_device_download(b->dev, &sum, out.data, sizeof sum, &err), err);
-            printf(" %.6e", sqrt((double)sum));
-        }
-        printf("\n");
-    }
-    update(b);
+    if (b->c.graph)
+        bench_need(qy_device_repeat(b->dev, &b->graph, queue_step, b, &err), err);
+    else
+        bench_need(queue_step(b, &err), err);
+    bench_need(
+        qy_device_copy(b->dev, losses + 1 + step % (MAX_SAMPLES - 1), losses, sizeof *losses, &err),
+        err);
+    if (step == 0)
+        print_gradients(b);
 }
 
 static void advance(bench_t *b, long step)
@@ -340,7 +363,8 @@ static void unpack(bench_t *b)
 
 static void e2e(bench_t *b, long step)
 {
-    qy_tensor_t loss = qy_tensor_1d((float *)b->loss.data + step % MAX_SAMPLES, QY_F32, 1);
+    qy_tensor_t loss =
+        qy_tensor_1d((float *)b->loss.data + 1 + step % (MAX_SAMPLES - 1), QY_F32, 1);
     upload_batch(b, step);
     for (long i = 0; i <= b->c.recompute; i++) {
         unpack(b);
@@ -386,19 +410,22 @@ int main(int argc, char **argv)
     if (b.goal.data) {
         printf("losses");
         for (int i = 0; i < PRINTED_LOSSES; i++)
-            printf(" %.6e", (double)losses[i]);
+            printf(" %.6e", (double)losses[1 + i]);
         printf("\n");
     }
     size_t free_bytes, total_bytes;
     bench_need(qy_device_memory(b.dev, &free_bytes, &total_bytes, &err), err);
     double median = bench_median(samples, (int)c->samples);
-    printf("%s %s %ldx%ld hidden %ld intermediate %ld heads %ld/%ld w%ldg%ld %s dw %s: median %.3f "
-           "ms, least %.3f, most %.3f; arena %.2f GiB, device %.2f GiB in use; %s; %s\n",
-           c->what, c->recompute ? "(recompute)" : "", c->batch, c->length, c->hidden,
-           c->intermediate, c->heads, c->kv_heads, c->bits, c->group, c->compute, c->dw, median,
-           samples[0], samples[c->samples - 1], (double)peak / (1 << 30),
-           (double)(total_bytes - free_bytes) / (1 << 30), b.dev->model, b.dev->libraries);
+    printf(
+        "%s %s %ldx%ld hidden %ld intermediate %ld heads %ld/%ld w%ldg%ld %s dw %s: median %.3f "
+        "ms, least %.3f, most %.3f; arena %.2f GiB, allocated %.2f, device %.2f in use; %s; %s\n",
+        c->what, c->recompute ? "(recompute)" : "", c->batch, c->length, c->hidden, c->intermediate,
+        c->heads, c->kv_heads, c->bits, c->group, c->compute, c->dw, median, samples[0],
+        samples[c->samples - 1], (double)peak / (1 << 30),
+        (double)qy_device_peak(b.dev) / (1 << 30), (double)(total_bytes - free_bytes) / (1 << 30),
+        b.dev->model, b.dev->libraries);
     free(losses);
+    qy_graph_free(b.dev, &b.graph);
     qy_device_free(b.dev, &b.memory);
     for (int i = 0; i < BATCHES; i++) {
         qy_device_host_free(b.dev, &b.host_x[i]);

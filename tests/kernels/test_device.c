@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "kernels/fill.h"
 #include "tests/support/devices.h"
 
 static void test_open(void **state)
@@ -89,6 +90,39 @@ static void count_bytes(const qy_device_t *dev)
 
 TEST_ON_DEVICES(count_bytes)
 
+typedef struct {
+    const qy_device_t *dev;
+    qy_tensor_t sum, x;
+} repeated_t;
+
+static qy_status_t add_again(void *context, qy_error_t *err)
+{
+    repeated_t *r = context;
+    return qy_add(r->dev, &r->sum, &r->sum, &r->x, err);
+}
+
+/* Each call queues the ops once, on whatever lies in their memory by then. */
+static void repeat_ops(const qy_device_t *dev)
+{
+    qy_error_t err = {0};
+    const double zero = 0, numbers[] = {1, 10, 100, 1000};
+    qy_graph_t *graph = NULL;
+    repeated_t r = {dev, test_put_1d(dev, QY_F32, 1, &zero), test_put_1d(dev, QY_F32, 1, &zero)};
+    for (int i = 0; i < 4; i++) {
+        float x = (float)numbers[i];
+        test_ok(qy_device_upload(dev, r.x.data, &x, sizeof x, &err), err);
+        test_ok(qy_device_repeat(dev, &graph, add_again, &r, &err), err);
+    }
+    double *sum = test_get(dev, &r.sum);
+    assert_true(sum[0] == 1111);
+    qy_graph_free(dev, &graph);
+    assert_null(graph);
+    test_release_all(dev, &r.sum, &r.x);
+    test_drop(sum);
+}
+
+TEST_ON_DEVICES(repeat_ops)
+
 static void move_bytes(const qy_device_t *dev)
 {
     enum { N = 1000 };
@@ -138,6 +172,7 @@ int main(void)
         cmocka_unit_test(test_open),
         cmocka_unit_test(test_open_refused),
         cmocka_unit_test(test_count_bytes),
+        cmocka_unit_test(test_repeat_ops),
         cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
