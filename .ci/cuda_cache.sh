@@ -5,7 +5,8 @@
 # Usage: .ci/cuda_cache.sh, then cmake -DQUARRY_CUDA_ROOT=.cache/cuda
 set -eu
 
-wheels="nvidia-cublas==13.1.* nvidia-cusolver==12.0.* nvidia-cusparse==12.6.* nvidia-nvjitlink==13.0.*"
+wheels="nvidia-cublas==13.1.* nvidia-cusolver==12.0.* nvidia-cusparse==12.6.* nvidia-nvjitlink==13.0.* \
+nvidia-nccl-cu13==2.28.*"
 cache=${QUARRY_CUDA_CACHE:-$(dirname "$0")/../.cache/cuda}
 mark=$cache/wheels.txt
 
@@ -23,7 +24,7 @@ for wheel in "$work"/*.whl; do
     python3 -m zipfile -e "$wheel" "$work/files"
     rm "$wheel"
     cp -R "$work"/files/nvidia/*/include/. "$cache/include/"
-    for name in cublasLt cublas cusolver cusparse nvJitLink; do
+    for name in cublasLt cublas cusolver cusparse nvJitLink nccl; do
         for file in "$work"/files/nvidia/*/lib/lib$name.so.*; do
             [ -f "$file" ] || continue
             mv "$file" "$cache/lib/"

@@ -93,6 +93,7 @@ typedef struct {
     char export_format[QY_MAX_EXPORT][QY_FORMAT_NAME_MAX];
     struct {
         char device[16], compute[8];     /* "auto", "cpu", "cuda"; "auto", "f32", … */
+        char pipe[8];                    /* "auto", "mpi" */
         int64_t gpu_memory, host_cache;  /* bytes; 0: auto */
         char scratch[QY_PATH_MAX];       /* folder for streams beyond host_cache */
         int64_t threads;                 /* 0: auto */

@@ -10,6 +10,7 @@
 #include "worker/device_record.h"
 #include "worker/e2e_stage.h"
 #include "worker/memory.h"
+#include "worker/pipe_peers.h"
 
 /* Largest norm of all gradients together; larger ones are scaled down to it. */
 static const float max_norm = 0.3f;
@@ -350,8 +351,8 @@ static qy_status_t load(e2e_t *e, const qy_model_t *model, int64_t *step, qy_err
     QY_TRY(take_host(e, n, length, qy_dtype_bytes(e->dev->compute), err));
     int64_t first = e->first[e->rank], count = e->first[e->rank + 1] - first;
     QY_TRY(qy_e2e_stage_open(&e->stage, plan, e->dev, model, first, count,
-                             qy_e2e_slots(plan, e->n_stages, e->rank), qy_memory_room(plan, e->dev),
-                             err));
+                             qy_e2e_slots(plan, e->n_stages, e->rank),
+                             qy_memory_room(plan, e->dev, e->n_ranks), err));
     *step = qy_store_e2e_last(plan, err);
     if (*step > 0)
         return qy_e2e_stage_load(&e->stage, *step, err);
@@ -415,6 +416,7 @@ qy_status_t qy_e2e_run(const qy_plan_t *plan, qy_pipe_t *pipe, const qy_hooks_t 
 {
     e2e_t e = {.plan = plan, .hooks = hooks, .pipe = pipe, .n_ranks = 1, .n_stages = 1};
     qy_model_t *model = NULL;
+    qy_pipe_t *peers = NULL;
     double began = qy_now_s();
     int64_t step = 0;
     if (pipe) {
@@ -423,9 +425,16 @@ qy_status_t qy_e2e_run(const qy_plan_t *plan, qy_pipe_t *pipe, const qy_hooks_t 
     }
     qy_status_t status = agree(&e, open_all(&e, &model, &step, err), step, err);
     int begun = status == QY_OK;
-    if (begun)
+    if (begun && pipe && strcmp(plan->spec.resources.pipe, "mpi") != 0)
+        status = qy_pipe_peers_create(&peers, pipe, e.dev, err);
+    if (peers)
+        e.pipe = peers;
+    if (status == QY_OK)
         status = train(&e, step, err);
     int64_t device_bytes = e.dev ? (int64_t)qy_device_peak(e.dev) : 0;
+    qy_pipe_destroy(&peers);
+    if (pipe)
+        pipe->release(pipe);
     if (e.stage.dev)
         qy_e2e_stage_close(&e.stage);
     free_host(&e);

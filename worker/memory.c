@@ -67,6 +67,18 @@ static size_t sample_bytes(const qy_plan_t *plan, int64_t length, qy_dtype_t com
     return (size_t)(length * plan->arch.hidden) * qy_dtype_bytes(compute);
 }
 
+/* Micro-batches on their way between stages (kernels/peers.h): two towards each neighbour. */
+static size_t passing_bytes(const qy_plan_t *plan, const char *kind, qy_dtype_t compute,
+                            int n_ranks)
+{
+    size_t one =
+        (size_t)plan->spec.e2e_qp.micro_batch_size * sample_bytes(plan, plan->e2e_length, compute);
+    int neighbours = n_ranks > 2 ? 2 : n_ranks - 1;
+    return strcmp(kind, "cuda") == 0 && strcmp(plan->spec.resources.pipe, "mpi") != 0
+               ? 2 * (size_t)neighbours * one
+               : 0;
+}
+
 /* The largest stage: they differ in blocks, in micro-batches under way and in what lies outside the
  * blocks. */
 static qy_status_t measure_e2e(size_t *bytes, const qy_work_t *work, qy_error_t *err)
@@ -125,6 +137,7 @@ qy_status_t qy_memory_measure(qy_memory_t *out, const qy_plan_t *plan, const cha
         QY_TRY(measure_e2e(&out->e2e, &work, err));
         out->e2e += qy_device_own_bytes(
             kind, scratch_of(plan, spec->e2e_qp.micro_batch_size, plan->e2e_length, 0), 0);
+        out->e2e += passing_bytes(plan, kind, compute, (int)plan->n_workers);
     }
     out->most = larger(larger(out->capture, out->segment), larger(out->evaluate, out->e2e));
     return QY_OK;
@@ -202,14 +215,15 @@ qy_status_t qy_memory_check(const qy_plan_t *plan, const qy_device_t *dev, qy_er
     return refuse(QY_ERR_MEMORY, need.most, whose, free_bytes, err);
 }
 
-size_t qy_memory_room(const qy_plan_t *plan, const qy_device_t *dev)
+size_t qy_memory_room(const qy_plan_t *plan, const qy_device_t *dev, int n_ranks)
 {
     size_t limit = limit_of(&plan->spec, dev->kind), used = qy_device_used(dev);
     size_t free_bytes = 0, total_bytes = 0;
-    /* The device's scratch may still grow by this much. */
+    /* What is yet to come: the device's scratch, and what passes between stages. */
     size_t scratch = scratch_of(plan, plan->spec.e2e_qp.micro_batch_size, plan->e2e_length, 0);
     size_t later = qy_device_own_bytes(dev->kind, scratch, 0);
     later = later > used ? later - used : 0;
+    later += passing_bytes(plan, dev->kind, dev->compute, n_ranks);
     if (limit)
         return limit > used + later ? limit - used - later : 0;
     if (strcmp(dev->kind, "cuda") != 0 ||

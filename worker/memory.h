@@ -31,6 +31,6 @@ qy_status_t qy_memory_check(const qy_plan_t *plan, const qy_device_t *dev, qy_er
 
 /* Bytes that E2E-QP may fill: what resources.gpu_memory leaves, else what is free on a GPU but for
  * a reserve; 0 (no more than it must) on the CPU without a limit. */
-size_t qy_memory_room(const qy_plan_t *plan, const qy_device_t *dev);
+size_t qy_memory_room(const qy_plan_t *plan, const qy_device_t *dev, int n_ranks);
 
 #endif

@@ -1,8 +1,8 @@
 /*
  * How the ranks of E2E-QP's pipeline talk: activations and gradients between neighbours, a few
- * numbers gathered and spread. An interface, because there are several ways: MPI through host
- * memory (worker/ pipe_mpi.c) and, between GPUs, whatever moves device memory. A run of one rank
- * has no pipe.
+ * numbers gathered and spread. An interface, because there are two ways: MPI through host memory
+ * (worker/pipe_mpi.c) and, between GPUs, NCCL (worker/pipe_peers.c). The bytes are the same. A run
+ * of one rank has no pipe.
  */
 #ifndef QY_WORKER_PIPE_H
 #define QY_WORKER_PIPE_H
@@ -23,7 +23,11 @@ typedef struct qy_pipe {
                           qy_error_t *err);
     /* n numbers from rank 0 to all. */
     qy_status_t (*spread)(struct qy_pipe *pipe, float *numbers, int n, qy_error_t *err);
+    /* Gives back what it holds of the device, which may be closed then. */
+    void (*release)(struct qy_pipe *pipe);
     void (*destroy)(struct qy_pipe *pipe);
 } qy_pipe_t;
+
+void qy_pipe_destroy(qy_pipe_t **pipe);
 
 #endif

@@ -22,6 +22,7 @@ typedef struct {
     MPI_Comm comm;
     buffer_t out[N_BUFFERS];
     buffer_t in;
+    const qy_device_t *dev; /* whose host memory the buffers are; NULL: there are none */
 } pipe_mpi_t;
 
 static qy_status_t check(int code, const char *what, qy_error_t *err)
@@ -46,14 +47,16 @@ static qy_status_t wait_for(MPI_Request *request, qy_error_t *err)
     return QY_OK;
 }
 
-static qy_status_t reserve(buffer_t *b, size_t bytes, qy_error_t *err)
+/* Host memory that the device copies to and from at full speed. */
+static qy_status_t reserve(pipe_mpi_t *p, const qy_device_t *dev, buffer_t *b, size_t bytes,
+                           qy_error_t *err)
 {
     if (b->capacity >= bytes)
         return QY_OK;
-    void *larger = realloc(b->bytes, bytes);
-    if (!larger)
-        return qy_fail(err, QY_ERR_MEMORY, "pipe: %zu bytes of host memory", bytes);
-    b->bytes = larger;
+    p->dev = dev;
+    b->capacity = 0;
+    qy_device_host_free(dev, &b->bytes);
+    QY_TRY(qy_device_host_alloc(dev, &b->bytes, bytes, err));
     b->capacity = bytes;
     return QY_OK;
 }
@@ -81,7 +84,7 @@ static qy_status_t send(qy_pipe_t *pipe, const qy_device_t *dev, int to, const q
     buffer_t *b;
     size_t bytes = qy_tensor_bytes(t);
     QY_TRY(free_buffer(p, &b, err));
-    QY_TRY(reserve(b, bytes, err));
+    QY_TRY(reserve(p, dev, b, bytes, err));
     QY_TRY(qy_device_download(dev, b->bytes, t->data, bytes, err));
     b->busy = 1;
     return check(MPI_Isend(b->bytes, (int)bytes, MPI_BYTE, to, TAG_TENSOR, p->comm, &b->request),
@@ -94,7 +97,7 @@ static qy_status_t receive(qy_pipe_t *pipe, const qy_device_t *dev, int from, qy
     pipe_mpi_t *p = (pipe_mpi_t *)pipe;
     size_t bytes = qy_tensor_bytes(t);
     QY_TRY(qy_device_wait(dev, err)); /* the last upload out of the buffer is through */
-    QY_TRY(reserve(&p->in, bytes, err));
+    QY_TRY(reserve(p, dev, &p->in, bytes, err));
     QY_TRY(check(
         MPI_Irecv(p->in.bytes, (int)bytes, MPI_BYTE, from, TAG_TENSOR, p->comm, &p->in.request),
         "MPI_Irecv", err));
@@ -131,15 +134,26 @@ static qy_status_t spread(qy_pipe_t *pipe, float *numbers, int n, qy_error_t *er
     return wait_for(&request, err);
 }
 
-static void destroy(qy_pipe_t *pipe)
+static void release(qy_pipe_t *pipe)
 {
     pipe_mpi_t *p = (pipe_mpi_t *)pipe;
+    if (!p->dev)
+        return;
     for (int i = 0; i < N_BUFFERS; i++) {
         if (p->out[i].busy)
             wait_for(&p->out[i].request, NULL);
-        free(p->out[i].bytes);
+        qy_device_host_free(p->dev, &p->out[i].bytes);
+        p->out[i] = (buffer_t){0};
     }
-    free(p->in.bytes);
+    qy_device_host_free(p->dev, &p->in.bytes);
+    p->in = (buffer_t){0};
+    p->dev = NULL;
+}
+
+static void destroy(qy_pipe_t *pipe)
+{
+    pipe_mpi_t *p = (pipe_mpi_t *)pipe;
+    release(pipe);
     MPI_Comm_free(&p->comm);
     free(p);
 }
@@ -149,8 +163,12 @@ qy_status_t qy_pipe_mpi_create(qy_pipe_t **out, qy_error_t *err)
     pipe_mpi_t *p = calloc(1, sizeof *p);
     if (!p)
         return qy_fail(err, QY_ERR_MEMORY, "pipe: out of host memory");
-    p->pipe = (qy_pipe_t){
-        .send = send, .receive = receive, .gather = gather, .spread = spread, .destroy = destroy};
+    p->pipe = (qy_pipe_t){.send = send,
+                          .receive = receive,
+                          .gather = gather,
+                          .spread = spread,
+                          .release = release,
+                          .destroy = destroy};
     qy_status_t status = check(MPI_Comm_dup(MPI_COMM_WORLD, &p->comm), "MPI_Comm_dup", err);
     if (status == QY_OK)
         status = check(MPI_Comm_rank(p->comm, &p->pipe.rank), "MPI_Comm_rank", err);
@@ -162,11 +180,4 @@ qy_status_t qy_pipe_mpi_create(qy_pipe_t **out, qy_error_t *err)
     }
     *out = &p->pipe;
     return QY_OK;
-}
-
-void qy_pipe_destroy(qy_pipe_t **pipe)
-{
-    if (*pipe)
-        (*pipe)->destroy(*pipe);
-    *pipe = NULL;
 }

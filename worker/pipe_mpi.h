@@ -8,6 +8,5 @@
 
 /* All ranks call it together, MPI being initialized. */
 qy_status_t qy_pipe_mpi_create(qy_pipe_t **out, qy_error_t *err);
-void qy_pipe_destroy(qy_pipe_t **pipe);
 
 #endif
