@@ -14,7 +14,7 @@ typedef struct {
 } qy_device_piece_t;
 
 struct qy_device_usage {
-    size_t used, peak, limit;
+    size_t used, peak, limit, stage;
     qy_device_piece_t *at;
     int n, capacity;
 };
@@ -181,13 +181,30 @@ void qy_device_limit(const qy_device_t *dev, size_t bytes)
     dev->usage->limit = bytes;
 }
 
-size_t qy_device_own_bytes(const char *kind, size_t scratch_bytes, size_t transfer_bytes)
+size_t qy_device_own_bytes(const char *kind, size_t scratch_bytes)
 {
     if (strcmp(kind, "cuda") != 0)
         return 0;
-    size_t scratch = scratch_bytes > QY_CUDA_SCRATCH ? scratch_bytes : QY_CUDA_SCRATCH;
-    size_t stage = transfer_bytes > QY_CUDA_STAGE_LARGEST ? 0 : transfer_bytes;
-    return QY_CUDA_BLAS_WORKSPACE + scratch + 2 * QY_CUDA_STAGES * stage;
+    return QY_CUDA_BLAS_WORKSPACE +
+           (scratch_bytes > QY_CUDA_SCRATCH ? scratch_bytes : QY_CUDA_SCRATCH);
+}
+
+size_t qy_device_stage_bytes(const char *kind, size_t piece_bytes)
+{
+    return strcmp(kind, "cuda") == 0 && piece_bytes <= QY_STAGE_LARGEST
+               ? QY_CUDA_STAGES * piece_bytes
+               : 0;
+}
+
+void qy_device_stage(const qy_device_t *dev, size_t piece_bytes)
+{
+    if (piece_bytes > dev->usage->stage && piece_bytes <= QY_STAGE_LARGEST)
+        dev->usage->stage = piece_bytes;
+}
+
+size_t qy_device_staged(const qy_device_t *dev)
+{
+    return dev->usage->stage;
 }
 
 qy_status_t qy_device_take(const qy_device_t *dev, void **memory, const char *name, qy_take_fn take,

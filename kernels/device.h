@@ -86,13 +86,22 @@ size_t qy_device_used(const qy_device_t *dev);
 size_t qy_device_peak(const qy_device_t *dev);
 void qy_device_limit(const qy_device_t *dev, size_t bytes);
 
-/* What a device of this kind allocates for itself when the largest scratch of an op is
- * scratch_bytes and host memory is uploaded and downloaded in pieces of transfer_bytes. */
-size_t qy_device_own_bytes(const char *kind, size_t scratch_bytes, size_t transfer_bytes);
+/* What a device of this kind allocates for itself from the start, and when the largest scratch of
+ * an op is scratch_bytes; and the stages of one direction of transfers (qy_device_stage). */
+size_t qy_device_own_bytes(const char *kind, size_t scratch_bytes);
+size_t qy_device_stage_bytes(const char *kind, size_t piece_bytes);
 
 /*
- * One allocation for everything that take points into an arena: take runs twice, first on an arena that
- * only measures, then on *memory, which is the caller's to free. On failure there is none.
+ * Transfers of host memory from qy_device_host_alloc in pieces of up to so many bytes pass beside
+ * the ops from now on, through device memory that is taken at the first; larger ones, and those of
+ * more than QY_STAGE_LARGEST bytes, go in the order of the ops. It only grows; 0 at first.
+ */
+#define QY_STAGE_LARGEST ((size_t)64 << 20)
+void qy_device_stage(const qy_device_t *dev, size_t piece_bytes);
+
+/*
+ * One allocation for everything that take points into an arena: take runs twice, first on an arena
+ * that only measures, then on *memory, which is the caller's to free. On failure there is none.
  */
 typedef qy_status_t (*qy_take_fn)(void *context, qy_arena_t *arena, qy_error_t *err);
 qy_status_t qy_device_take(const qy_device_t *dev, void **memory, const char *name, qy_take_fn take,
@@ -115,9 +124,10 @@ qy_status_t qy_device_copy(const qy_device_t *dev, void *dst, const void *src, s
 qy_status_t qy_device_wait(const qy_device_t *dev, qy_error_t *err);
 
 /*
- * A mark behind all transfers of one direction that are queued so far: once mark_wait returns, they no
- * longer touch the host memory of qy_device_host_alloc that they read or wrote. *mark is NULL at first and
- * may be set again and again. Waiting for one (NULL: nothing to wait for) may happen in another thread.
+ * A mark behind all transfers of one direction that are queued so far: once mark_wait returns, they
+ * no longer touch the host memory of qy_device_host_alloc that they read or wrote. *mark is NULL at
+ * first and may be set again and again. Waiting for one (NULL: nothing to wait for) may happen in
+ * another thread.
  */
 qy_status_t qy_device_mark(const qy_device_t *dev, void **mark, qy_direction_t direction,
                            qy_error_t *err);

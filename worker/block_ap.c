@@ -76,6 +76,7 @@ qy_status_t qy_block_ap_take(qy_block_ap_t *t, const qy_plan_t *plan, qy_forward
     QY_TRY(qy_arena_tensor(arena, &t->hyper, QY_F32, 1, (int64_t[]){QY_N_HYPER}, err));
     QY_TRY(qy_arena_tensor(arena, &t->state, QY_F64, 1, (int64_t[]){QY_N_STATE}, err));
     QY_TRY(qy_arena_tensor(arena, &t->flag, QY_F32, 1, (int64_t[]){1}, err));
+    QY_TRY(qy_arena_tensor(arena, &t->loss, QY_F32, 1, (int64_t[]){1}, err));
     return qy_arena_tensor(arena, &t->losses, QY_F32, 1, &plan->block_ap.steps, err);
 }
 
@@ -165,7 +166,7 @@ static qy_status_t queue_step(void *context, qy_error_t *err)
     qy_block_ap_t *t = context;
     qy_forward_t *f = t->f;
     QY_TRY(qy_block_forward(&f->block, &f->params, &f->acts, &f->x, &f->y, err));
-    QY_TRY(qy_mse(f->dev, &f->loss, &t->dy, &f->y, &t->goal, &t->hyper, err));
+    QY_TRY(qy_mse(f->dev, &t->loss, &t->dy, &f->y, &t->goal, &t->hyper, err));
     QY_TRY(qy_block_backward(&f->block, &f->params, &f->acts, &t->grads, &t->dy, 0, err));
     return update(t, err);
 }
@@ -178,7 +179,7 @@ static qy_status_t one_step(qy_block_ap_t *t, int64_t step, const int64_t *sampl
     QY_TRY(qy_stream_load(source, samples, f->batch, f->x.data, err));
     QY_TRY(qy_stream_load(goal, samples, f->batch, t->goal.data, err));
     QY_TRY(qy_device_repeat(f->dev, &t->graph, queue_step, t, err));
-    return qy_device_copy(f->dev, (float *)t->losses.data + step, f->loss.data, sizeof(float), err);
+    return qy_device_copy(f->dev, (float *)t->losses.data + step, t->loss.data, sizeof(float), err);
 }
 
 /* Losses of steps [*seen, done) from the device; NUMERIC at the first that is not finite. */

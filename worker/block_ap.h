@@ -27,7 +27,7 @@ typedef struct {
     qy_block_grads_t grads;
     qy_tensor_t goal; /* compute (batch × length, hidden) */
     qy_tensor_t dy;
-    qy_tensor_t hyper, state, flag, losses;
+    qy_tensor_t hyper, state, flag, loss, losses;
     qy_graph_t *graph;     /* of a step, while a block is trained */
     int scaled;            /* dynamic loss scaling (f16) */
     qy_block_save_t *save; /* checkpoints; set by the owner after take; NULL: none are made */

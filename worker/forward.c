@@ -320,17 +320,23 @@ qy_status_t qy_forward_bytes(size_t *bytes, qy_device_t *dev, const qy_model_t *
                              qy_error_t *err)
 {
     static const int phases[] = {QY_OUTER_EMBEDDING, QY_OUTER_HEAD};
+    size_t sample = (size_t)(length * model->arch.hidden) * qy_dtype_bytes(dev->compute);
+    size_t way = qy_device_stage_bytes(dev->kind, sample), most = 2 * way;
     qy_forward_t f;
-    qy_arena_t block, rims = {0};
+    qy_arena_t block;
     qy_arena_init(&block, "forward", NULL, 0);
     QY_TRY(qy_forward_take(&f, dev, model, form, batch, length, &block, err));
     for (int i = 0; i < 2; i++) {
         qy_rim_t rim;
-        rims.used = 0;
+        qy_arena_t arena;
+        qy_arena_init(&arena, "embedding and head", NULL, 0);
         if (parts & phases[i])
-            QY_TRY(rim_take(&rim, &f, phases[i], &rims, err));
+            QY_TRY(rim_take(&rim, &f, phases[i], &arena, err));
+        /* Embedding comes first, when nothing has gone up from a stream yet. */
+        size_t here = arena.peak + (phases[i] == QY_OUTER_EMBEDDING ? way : 2 * way);
+        most = here > most ? here : most;
     }
-    *bytes = block.peak + rims.peak;
+    *bytes = block.peak + most;
     return QY_OK;
 }
 

@@ -45,7 +45,7 @@ void qy_forward_free(qy_forward_t *f);
 void qy_forward_reshape(qy_forward_t *f, int64_t batch, int64_t length);
 
 /* Device memory of take and, beside it, of the larger of the phases named (qy_outer_part_t, or-ed):
- * embed, and nll at the head. */
+ * embed, and nll at the head; with the transfers of a stream of such samples. */
 qy_status_t qy_forward_bytes(size_t *bytes, qy_device_t *dev, const qy_model_t *model,
                              const qy_quant_form_t *form, int64_t batch, int64_t length, int parts,
                              qy_error_t *err);

@@ -110,33 +110,26 @@ qy_status_t qy_memory_measure(qy_memory_t *out, const qy_plan_t *plan, const cha
     qy_model_t model = {.arch = plan->arch};
     const qy_work_t work = {.plan = plan, .dev = &dev, .model = &model};
     const qy_spec_t *spec = &plan->spec;
-    int64_t length = spec->calibration.sequence_length;
-    size_t evaluated = 0;
+    int norms = plan->block_ap.norm_lr > 0;
+    size_t scratch = 0;
     *out = (qy_memory_t){0};
     QY_TRY(check_measurable(plan, err));
-    for (int i = 0; i < spec->n_evaluate; i++)
-        evaluated =
-            larger(evaluated, sample_bytes(plan, spec->evaluate[i].sequence_length, compute));
-    QY_TRY(qy_task_segment_bytes(&work, &out->segment, err));
+    snprintf(dev.kind, sizeof dev.kind, "%s", kind);
     if (plan->n_samples)
-        out->segment += qy_device_own_bytes(
-            kind, scratch_of(plan, spec->block_ap.batch_size, length, plan->block_ap.norm_lr > 0),
-            sample_bytes(plan, length, compute));
-    else
-        out->segment += qy_device_own_bytes(kind, 0, 0);
+        scratch =
+            scratch_of(plan, spec->block_ap.batch_size, spec->calibration.sequence_length, norms);
+    QY_TRY(qy_task_segment_bytes(&work, &out->segment, err));
+    out->segment += qy_device_own_bytes(kind, scratch);
     QY_TRY(qy_task_capture_bytes(&work, &out->capture, err));
     if (out->capture)
-        out->capture += qy_device_own_bytes(
-            kind, 0,
-            larger(plan->n_ranges ? sample_bytes(plan, length, compute) : 0,
-                   plan->n_e2e_ranges ? sample_bytes(plan, plan->e2e_length, compute) : 0));
+        out->capture += qy_device_own_bytes(kind, 0);
     QY_TRY(qy_task_evaluate_bytes(&work, &out->evaluate, err));
     if (out->evaluate)
-        out->evaluate += qy_device_own_bytes(kind, 0, evaluated);
+        out->evaluate += qy_device_own_bytes(kind, 0);
     if (spec->e2e_qp.present) {
         QY_TRY(measure_e2e(&out->e2e, &work, err));
         out->e2e += qy_device_own_bytes(
-            kind, scratch_of(plan, spec->e2e_qp.micro_batch_size, plan->e2e_length, 0), 0);
+            kind, scratch_of(plan, spec->e2e_qp.micro_batch_size, plan->e2e_length, 0));
         out->e2e += passing_bytes(plan, kind, compute, (int)plan->n_workers);
     }
     out->most = larger(larger(out->capture, out->segment), larger(out->evaluate, out->e2e));
@@ -221,7 +214,7 @@ size_t qy_memory_room(const qy_plan_t *plan, const qy_device_t *dev, int n_ranks
     size_t free_bytes = 0, total_bytes = 0;
     /* What is yet to come: the device's scratch, and what passes between stages. */
     size_t scratch = scratch_of(plan, plan->spec.e2e_qp.micro_batch_size, plan->e2e_length, 0);
-    size_t later = qy_device_own_bytes(dev->kind, scratch, 0);
+    size_t later = qy_device_own_bytes(dev->kind, scratch);
     later = later > used ? later - used : 0;
     later += passing_bytes(plan, dev->kind, dev->compute, n_ranks);
     if (limit)

@@ -67,6 +67,7 @@ qy_status_t qy_stream_create(qy_stream_t **out, const qy_device_t *dev,
                        .era = 1,
                        .records = qy_records_of(o->n, o->sample_bytes, o->seed)};
     qy_status_t status = set_up(s, o, err);
+    qy_device_stage(dev, o->sample_bytes);
     if (status == QY_OK)
         *out = s;
     else

@@ -74,7 +74,7 @@ static segment_t segment_of(const qy_work_t *work)
 qy_status_t qy_task_segment_bytes(const qy_work_t *work, size_t *bytes, qy_error_t *err)
 {
     segment_t s = segment_of(work);
-    size_t bare, embedding;
+    size_t walk;
     qy_arena_t measure;
     qy_arena_init(&measure, "segment", NULL, 0);
     QY_TRY(take(&s, &measure, err));
@@ -85,10 +85,12 @@ qy_status_t qy_task_segment_bytes(const qy_work_t *work, size_t *bytes, qy_error
         return QY_OK;
     /* The first segment begins at the embedding. */
     const qy_forward_t *f = &s.forward;
-    QY_TRY(qy_forward_bytes(&bare, work->dev, work->model, NULL, f->batch, f->length, 0, err));
-    QY_TRY(qy_forward_bytes(&embedding, work->dev, work->model, NULL, f->batch, f->length,
+    qy_arena_init(&measure, "segment", NULL, 0);
+    QY_TRY(qy_forward_take(&s.forward, work->dev, work->model, NULL, f->batch, f->length, &measure,
+                           err));
+    QY_TRY(qy_forward_bytes(&walk, work->dev, work->model, NULL, f->batch, f->length,
                             QY_OUTER_EMBEDDING, err));
-    *bytes += embedding - bare;
+    *bytes += walk - measure.peak;
     return QY_OK;
 }
 

@@ -96,10 +96,10 @@ static qy_status_t grow(const qy_device_t *dev, void **memory, size_t *held, siz
     return QY_OK;
 }
 
-/* The stage of a transfer, large enough; grows at the first use of a size. */
-static qy_status_t take_stage(const qy_device_t *dev, qy_cuda_stage *stage, size_t bytes,
-                              qy_error_t *err)
+/* The stage of a transfer; there from its first use on. */
+static qy_status_t take_stage(const qy_device_t *dev, qy_cuda_stage *stage, qy_error_t *err)
 {
+    size_t bytes = qy_device_staged(dev);
     if (bytes <= stage->bytes)
         return QY_OK;
     if (!stage->filled)
@@ -127,7 +127,7 @@ static qy_status_t upload_staged(const qy_device_t *dev, void *dst, const void *
 {
     qy_cuda_impl *impl = qy_impl(dev);
     qy_cuda_stage *stage = &impl->up[impl->n_up % QY_CUDA_STAGES];
-    QY_TRY(take_stage(dev, stage, bytes, err));
+    QY_TRY(take_stage(dev, stage, err));
     QY_CUDA(cudaStreamWaitEvent(impl->uploads, stage->drained, 0));
     QY_CUDA(cudaMemcpyAsync(stage->memory, src, bytes, cudaMemcpyHostToDevice, impl->uploads));
     QY_CUDA(cudaEventRecord(stage->filled, impl->uploads));
@@ -145,7 +145,7 @@ static qy_status_t upload(const qy_device_t *dev, void *dst, const void *src, si
     if (bytes <= RING_LARGEST)
         return upload_small(dev, dst, src, bytes, err);
     if (is_pinned(src)) {
-        if (bytes <= QY_CUDA_STAGE_LARGEST)
+        if (bytes <= qy_device_staged(dev))
             return upload_staged(dev, dst, src, bytes, err);
         qy_impl(dev)->large_up = true;
     }
@@ -186,7 +186,7 @@ static qy_status_t record_mark(cudaEvent_t *event, cudaStream_t stream, qy_error
 }
 
 static qy_status_t set_mark(const qy_device_t *dev, void **out, qy_direction_t direction,
-                        qy_error_t *err)
+                            qy_error_t *err)
 {
     qy_cuda_impl *impl = qy_impl(dev);
     bool up = direction == QY_UPLOADS;
@@ -235,13 +235,13 @@ static qy_status_t download_queued(const qy_device_t *dev, void *dst, const void
 {
     qy_cuda_impl *impl = qy_impl(dev);
     QY_TRY(use(dev, err));
-    if (bytes > QY_CUDA_STAGE_LARGEST || !is_pinned(dst)) {
+    if (bytes > qy_device_staged(dev) || !is_pinned(dst)) {
         impl->large_down = true;
         QY_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, impl->stream));
         return QY_OK;
     }
     qy_cuda_stage *stage = &impl->down[impl->n_down % QY_CUDA_STAGES];
-    QY_TRY(take_stage(dev, stage, bytes, err));
+    QY_TRY(take_stage(dev, stage, err));
     QY_CUDA(cudaStreamWaitEvent(impl->stream, stage->drained, 0));
     QY_CUDA(cudaMemcpyAsync(stage->memory, src, bytes, cudaMemcpyDeviceToDevice, impl->stream));
     QY_CUDA(cudaEventRecord(stage->filled, impl->stream));
@@ -315,9 +315,11 @@ static void close_device(qy_device_t *dev)
 #endif
 
 static const struct qy_device_vtable vtable = {
-    close_device, memory_alloc,    memory_release, host_alloc, host_release, upload,
-    download,     download_queued, copy,           wait,       set_mark,     mark_wait,
-    mark_release, idle,            REPEAT,         qy_cuda_graph_free,       memory_state,
+    close_device, memory_alloc, memory_release, host_alloc,
+    host_release, upload,       download,       download_queued,
+    copy,         wait,         set_mark,       mark_wait,
+    mark_release, idle,         REPEAT,         qy_cuda_graph_free,
+    memory_state,
 };
 
 qy_status_t qy_cuda_scratch(const qy_device_t *dev, void **out, size_t bytes, qy_error_t *err)

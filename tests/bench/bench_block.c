@@ -388,6 +388,8 @@ int main(int argc, char **argv)
     size_t peak = b.arena.peak;
     bench_need(qy_device_alloc(b.dev, &b.memory, peak, &err), err);
     qy_arena_init(&b.arena, "bench", b.memory, peak);
+    qy_device_stage(b.dev,
+                    (size_t)(c->batch * c->length * c->hidden) * qy_dtype_bytes(b.dev->compute));
     take_all(&b, &arch);
     if (b.e2e) {
         b.grads.after_dw = step_gradient;

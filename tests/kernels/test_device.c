@@ -68,7 +68,7 @@ static void count_bytes(const qy_device_t *dev)
     qy_error_t err = {0};
     void *a = NULL, *b = NULL;
     size_t own = qy_device_used(dev);
-    assert_int_equal(own, qy_device_own_bytes(dev->kind, 0, 0));
+    assert_int_equal(own, qy_device_own_bytes(dev->kind, 0));
     assert_int_equal(qy_device_peak(dev), own);
     test_ok(qy_device_alloc(dev, &a, 3000, &err), err);
     test_ok(qy_device_alloc(dev, &b, 500, &err), err);

@@ -115,8 +115,9 @@ static void test_bind(void **state)
             setenv("CUDA_VISIBLE_DEVICES", cases[i].visible, 1);
         else
             unsetenv("CUDA_VISIBLE_DEVICES");
-        qy_device_bind(cases[i].place);
+        qy_device_bind(cases[i].place, 4);
         assert_string_equal(getenv("CUDA_VISIBLE_DEVICES"), cases[i].bound);
+        assert_string_equal(getenv(QY_NODE_WORKERS), "4");
     }
     unsetenv("CUDA_VISIBLE_DEVICES");
 }
