@@ -50,6 +50,7 @@ accuracy: build
 # Checks the demo's exports with the programs that people load them with (installs them from PyPI).
 clients: demo
 	@tests/clients/install.sh && tests/clients/run.sh $(BUILD)/quarry demo-run
+	@tests/clients/smollm2.sh $(BUILD)/quarry
 
 format:
 	@git ls-files '*.c' '*.h' '*.cu' '*.cuh' | xargs clang-format -i

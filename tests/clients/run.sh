@@ -8,7 +8,7 @@ quarry=$1
 run=$2
 text=${QUARRY_CLIENTS_TEXT:-$here/../data/text/kjv/test.txt}
 length=${QUARRY_CLIENTS_LENGTH:-256}
-python=$("$here/install.sh")
+python=$("$here/install.sh")/bin/python
 
 perplexity=$("$quarry" eval "$run" --text "$text" --sequence-length "$length" |
     awk '$1 == "perplexity" { print $2 }')
