@@ -4,24 +4,21 @@
 The finished weights are computed again from the run's HDF5 files, f16((c - z) f16(s)), and must be, bit
 for bit, the tensors of RUN_DIR/export/hf and what clients make of the other exports that are there: GPTQModel
 of gptq and awq, the compressed-tensors library of compressed-tensors and AutoRound of auto-round when
-transformers loads them, the gguf package of gguf. Perplexity, by transformers and by llama.cpp, must be the
-one that `quarry eval` prints, and a text's tokens those that the run has made of it.
+transformers loads them. Perplexity, by transformers, must be the one that `quarry eval` prints, and a text's
+tokens those that the run has made of it. (check_gguf.py checks the gguf export.)
 """
 import argparse
 import contextlib
-import json
 import math
 import os
 import pathlib
 import re
-import subprocess
 import sys
 import warnings
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import gguf
 import h5py
 import numpy as np
 import safetensors.numpy
@@ -33,13 +30,7 @@ from transformers.utils import logging
 BLOCK_TENSOR = re.compile(r"(.*\blayers\.)(\d+)\.(.+)\.(weight|bias)$")
 BATCH = 8  # windows computed together
 PACKED = ("gptq", "compressed-tensors", "awq", "auto-round")
-HALF = ("awq", "auto-round")  # multiply in f16 whatever they are given: their logits are not compared
-LLAMA_CPP_TOLERANCE = 0.02  # relative: llama.cpp rounds activations to 8 bits
-GGUF_LAYERS = {
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+HALF = ("awq", "auto-round")  # multiply in f16, which takes a CPU minutes: see as_dense
 KL_MOST = 1e-6  # nats a token between two f32 computations with the same weights
 failures = []
 
@@ -169,11 +160,14 @@ def inner_name(name):
     return name.removesuffix(".weight").removeprefix("model.")
 
 
-def through_identity(layer):
-    """The weight as the layer multiplies by it: every product is a weight or zero."""
-    columns = getattr(layer, "in_features", None) or layer.infeatures
-    out = layer(torch.eye(columns, dtype=torch.float16))
-    return (out - layer.bias if layer.bias is not None else out).T
+def awq_weight(layer):
+    return layer._dequantize_weight_for_inference(layer.scales, dtype=torch.float16).T
+
+
+def auto_round_weight(layer):
+    """What it multiplies an identity by: every product is a weight or zero."""
+    out = layer(torch.eye(layer.infeatures))
+    return (out - layer.bias if layer.bias is not None else out).T.half()
 
 
 @torch.no_grad()
@@ -183,12 +177,26 @@ def unpacked_weights(name, model):
     if name == "gptq":
         return {n: m.dequantize_weight().T for n, m in layers.items() if hasattr(m, "qweight")}
     if name in HALF:
-        return {n: through_identity(m) for n, m in layers.items() if hasattr(m, "qweight")}
+        weight_of = awq_weight if name == "awq" else auto_round_weight
+        return {n: weight_of(m) for n, m in layers.items() if hasattr(m, "qweight")}
     return {n: m.weight for n, m in layers.items() if hasattr(m, "quantization_scheme")}
 
 
+def as_dense(model, weights):
+    """Dense layers of the weights that the client unpacked, so that the model computes in any type."""
+    for name, weight in weights.items():
+        parent, _, last = name.rpartition(".")
+        layer = getattr(model.get_submodule(parent), last)
+        dense = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None)
+        dense.weight.data = weight
+        if layer.bias is not None:
+            dense.bias.data = layer.bias.data
+        setattr(model.get_submodule(parent), last, dense)
+
+
 def check_packed(name, model, finished):
-    weights = {inner_name(n): w for n, w in unpacked_weights(name, model).items()}
+    unpacked = unpacked_weights(name, model)
+    weights = {inner_name(n): w for n, w in unpacked.items()}
     expected = {inner_name(n): w for n, w in finished.items()}
     check(weights.keys() == expected.keys(), f"{name}: {len(weights)} quantized layers")
     wrong = [
@@ -196,17 +204,19 @@ def check_packed(name, model, finished):
         if not same_bits(w.detach().contiguous().numpy(), expected.get(n, np.empty(0)))
     ]
     check(not wrong, f"{name}: {len(weights)} weights as the client unpacks them {wrong[:3] or ''}")
+    if name in HALF:
+        as_dense(model, unpacked)
 
 
 def check_rest(name, models, finished):
-    """Embeddings, norms, head and biases: the same in both."""
+    """Embeddings, norms, head and biases: the same in both, in hf's f16."""
     dense = models["hf"].state_dict()
     quantized = {inner_name(n) for n in finished}
     rest = {
         n: t for n, t in models[name].state_dict().items()
         if n in dense and not (n.endswith(".weight") and inner_name(n) in quantized)
     }
-    wrong = [n for n, t in rest.items() if not torch.equal(t, dense[n])]
+    wrong = [n for n, t in rest.items() if not torch.equal(t.half(), dense[n].half())]
     check(rest and not wrong, f"{name}: {len(rest)} other tensors as in hf {wrong[:3] or ''}")
 
 
@@ -228,50 +238,14 @@ def perplexity(model, windows):
     return math.exp(total / (len(windows) * (windows.shape[1] - 1)))
 
 
-# --- GGUF ---
+# --- perplexity and tokens ---
 
 
-def undo_permutation(rows, heads):
-    """Rows of q and k in llama.cpp's order of each head's halves, back in Hugging Face's."""
-    return rows.reshape(heads, rows.shape[0] // heads // 2, 2, -1).swapaxes(1, 2).reshape(rows.shape)
-
-
-def check_gguf(path, config, finished):
-    """The gguf package's dequantization of every quantized layer, in f16."""
-    wrong, count = [], 0
-    for tensor in gguf.GGUFReader(path).tensors:
-        parts = tensor.name.split(".")
-        if parts[0] != "blk" or parts[2] not in GGUF_LAYERS or parts[3] != "weight":
-            continue
-        weight = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float16)
-        if config.model_type == "llama" and parts[2] in ("attn_q", "attn_k"):
-            heads = config.num_attention_heads if parts[2] == "attn_q" else config.num_key_value_heads
-            weight = undo_permutation(weight, heads)
-        name = f"model.layers.{parts[1]}.{GGUF_LAYERS[parts[2]]}.weight"
-        count += 1
-        # -0 and 0: a code equal to its zero point times a step of the other sign
-        if not np.array_equal(weight + np.float16(0), finished[name] + np.float16(0)):
-            wrong.append(name)
-    check(count == len(finished) and not wrong, f"gguf: {count} weights by the gguf package {wrong[:3] or ''}")
-
-
-def check_llama_cpp(path, args, windows, ids):
-    """Tokens and perplexity by llama.cpp."""
-    script = pathlib.Path(__file__).with_name("llama_cpp.mjs")
-    command = ["node", script, args.llama_cpp, path, args.text, str(args.sequence_length), str(len(windows))]
-    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    check(found["tokens"] == ids, f"gguf: {len(ids)} tokens by llama.cpp")
-    check_perplexity("gguf by llama.cpp", found["perplexity"], args, len(windows), LLAMA_CPP_TOLERANCE)
-
-
-def check_perplexity(name, value, args, n, tolerance):
+def check_perplexity(name, value, args, n):
     wanted = args.perplexity or value
-    close = abs(value - wanted) <= tolerance * wanted
+    close = abs(value - wanted) <= args.tolerance * wanted
     note = f", quarry eval {args.perplexity:.3f}" if args.perplexity else ""
     check(close, f"{name}: perplexity {value:.3f} of {n} windows{note}")
-
-
-# --- tokens ---
 
 
 def check_tokens(run, name, ids):
@@ -299,7 +273,6 @@ def main():
     parser.add_argument("--perplexity", type=float, help="what it must be")
     parser.add_argument("--tolerance", type=float, default=0.002, help="relative (0.002)")
     parser.add_argument("--tokens", metavar="NAME", help="the run's evaluation of that text")
-    parser.add_argument("--llama-cpp", metavar="NODE_MODULES", help="checks the gguf export with it")
     parser.add_argument("--logits", action="store_true", help="compares the exports' logits")
     parser.add_argument("--dtype", default="float32", help="of transformers' computation (float32)")
     args = parser.parse_args()
@@ -315,22 +288,17 @@ def main():
     ids = torch.randint(vocab, (2, 128), generator=torch.Generator().manual_seed(1))
     for name in formats[1:]:
         check_packed(name, models[name], finished)
-        if name in ("compressed-tensors", "auto-round"):
+        if name != "gptq":
             models[name].to(dtype)
         check_rest(name, models, finished)
-        if args.logits and name not in HALF:
+        if args.logits:
             check_logits(name, models, ids)
-    single = next((args.run / "export" / "gguf").glob("*.gguf"), None)
-    if single:
-        check_gguf(single, models["hf"].config, finished)
     if args.text:
         ids, windows = read_windows(args.run, args.text, args.sequence_length, args.windows)
         if args.tokens:
             check_tokens(args.run, args.tokens, ids)
         for name, model in models.items():
-            check_perplexity(name, perplexity(model, windows), args, len(windows), args.tolerance)
-        if single and args.llama_cpp:
-            check_llama_cpp(single, args, windows, ids)
+            check_perplexity(name, perplexity(model, windows), args, len(windows))
     print(f"{len(failures)} wrong" if failures else "all right")
     sys.exit(1 if failures else 0)
 
