@@ -47,9 +47,11 @@ sanitize: deps
 accuracy: build
 	@tests/accuracy/run.py --quarry $(BUILD)/quarry --write docs/accuracy.md
 
-# Checks the demo's exports with the programs that people load them with (installs them from PyPI).
+# Checks exports with the programs that people load them with (installs them from PyPI and npm).
 clients: demo
-	@tests/clients/install.sh && tests/clients/run.sh $(BUILD)/quarry demo-run
+	@tests/clients/install.sh >/dev/null
+	@tests/clients/run.sh $(BUILD)/quarry demo-run
+	@tests/clients/gguf.sh $(BUILD)/quarry
 	@tests/clients/smollm2.sh $(BUILD)/quarry
 
 format:
