@@ -17,6 +17,7 @@ typedef enum {
     QY_PHASE_E2E = 3,
     QY_PHASE_SHUFFLE_BLOCK = 4,
     QY_PHASE_SHUFFLE_E2E = 5,
+    QY_PHASE_LOW_RANK = 6,
     QY_PHASE_CLUSTERS = 8
 } qy_phase_t;
 

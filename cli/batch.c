@@ -50,7 +50,9 @@ static void put_title(FILE *out, const qy_plan_t *plan)
     static const char *const method[QY_N_METHODS] = {[QY_METHOD_BLOCK_AP] = "block-ap",
                                                      [QY_METHOD_RTN] = "rtn",
                                                      [QY_METHOD_GPTQ] = "gptq",
-                                                     [QY_METHOD_RPTQ] = "rptq"};
+                                                     [QY_METHOD_RPTQ] = "rptq",
+
+                                                     [QY_METHOD_QLLM] = "qllm"};
     const qy_spec_t *spec = &plan->spec;
     fprintf(out, "%s w%" PRId64, method[spec->quantize.method], spec->quantize.weights.bits);
     if (plan->group)

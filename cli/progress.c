@@ -131,7 +131,7 @@ static void print_table(const qy_plan_t *plan, const qy_ledger_t *ledger, FILE *
     int64_t dense, packed;
     char name[64];
     block_bytes(plan, &dense, &packed);
-    static const char *const names[QY_N_METHODS] = {"Block-AP", "rtn", "GPTQ", "RPTQ"};
+    static const char *const names[QY_N_METHODS] = {"Block-AP", "rtn", "GPTQ", "RPTQ", "QLLM"};
     snprintf(name, sizeof name, "%s w%d", names[plan->spec.quantize.method],
              (int)plan->spec.quantize.weights.bits);
     print_title(file, plan);

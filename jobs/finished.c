@@ -2,13 +2,21 @@
 
 #include <stdio.h>
 
+unsigned qy_plan_map_sites(const qy_plan_t *plan)
+{
+    if (plan->spec.quantize.method != QY_METHOD_QLLM || !plan->spec.qllm.reassembly)
+        return 0;
+    return 1u << QY_SITE_ATTENTION_IN | 1u << QY_SITE_MLP_IN | 1u << QY_SITE_DOWN_IN;
+}
+
 qy_quant_form_t qy_plan_form(const qy_plan_t *plan)
 {
     qy_quant_form_t form = {.bits = (int)plan->spec.quantize.weights.bits,
                             .group = plan->group,
                             .symmetric = plan->spec.quantize.weights.symmetric,
                             .activation_bits = (int)plan->spec.quantize.activation_bits,
-                            .kv_bits = (int)plan->spec.quantize.kv_bits};
+                            .kv_bits = (int)plan->spec.quantize.kv_bits,
+                            .map_sites = qy_plan_map_sites(plan)};
     if (plan->spec.quantize.method != QY_METHOD_RPTQ)
         return form;
     const qy_arch_t *a = &plan->arch;

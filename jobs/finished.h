@@ -6,7 +6,10 @@
 #include "jobs/store.h"
 #include "model/qmodel.h"
 
-/* How the plan quantizes weights. */
+/* Sites that the plan's method may give channel maps: 1 << qy_site_t, or-ed. */
+unsigned qy_plan_map_sites(const qy_plan_t *plan);
+
+/* How the plan quantizes weights and activations. */
 qy_quant_form_t qy_plan_form(const qy_plan_t *plan);
 
 /* How plain rounding is done that the method is compared with: the same, but with whole rows and

@@ -61,6 +61,10 @@ typedef struct {
         double weight_lr, quant_lr, norm_lr; /* resolved peak rates */
     } block_ap;
     struct {
+        int64_t steps_per_epoch, steps; /* per round of blocks */
+        int64_t search_samples;         /* resolved */
+    } qllm;
+    struct {
         int64_t steps_per_epoch, steps, warmup;
         double lr; /* resolved peak rate */
     } e2e;
@@ -113,6 +117,8 @@ void qy_plan_range(int64_t n, int64_t n_ranges, int64_t r, int64_t *first, int64
  * Source: EfficientQAT, arXiv:2407.11062, as its official code computes it.
  */
 double qy_block_ap_rate(const qy_plan_t *plan, double peak, int64_t t);
+/* Of step t = 0…S−1 of a round: lr (1 − t/S). */
+double qy_qllm_rate(const qy_plan_t *plan, int64_t t);
 /*
  * Of E2E-QP's update k = 0…S−1, by the plan's peak rate p and W = ⌈0.03 S⌉ updates of warmup:
  *   k < W   p (k+1)/W; absolute, as published: p k/W

@@ -217,6 +217,13 @@ qy_status_t qy_plan_check(const qy_plan_t *plan, const qy_model_t *model, qy_err
         if (spec->quantize.method == QY_METHOD_BLOCK_AP)
             QY_TRY(
                 check_batch("block_ap", spec->block_ap.batch_size, spec->calibration.samples, err));
+        bool qllm = spec->quantize.method == QY_METHOD_QLLM;
+        if (qllm)
+            QY_TRY(check_batch("qllm", spec->qllm.batch_size, spec->calibration.samples, err));
+        if (qllm && spec->qllm.search_samples > spec->calibration.samples)
+            return qy_fail(err, QY_ERR_ARG, "qllm.search_samples: %lld windows of %lld",
+                           (long long)spec->qllm.search_samples,
+                           (long long)spec->calibration.samples);
     }
     QY_TRY(check_e2e(plan, err));
     QY_TRY(check_exports(plan, model, err));

@@ -23,7 +23,7 @@ static void print_model(const qy_plan_t *plan, FILE *file)
 static void print_quantize(const qy_plan_t *plan, FILE *file)
 {
     const qy_spec_t *spec = &plan->spec;
-    static const char *const names[QY_N_METHODS] = {"block-ap", "rtn", "gptq", "rptq"};
+    static const char *const names[QY_N_METHODS] = {"block-ap", "rtn", "gptq", "rptq", "qllm"};
     bool trained = spec->quantize.method == QY_METHOD_BLOCK_AP;
     char group[32] = "whole rows";
     if (plan->group)
@@ -45,6 +45,14 @@ static void print_quantize(const qy_plan_t *plan, FILE *file)
                 " bits, KV cache %" PRId64 " bits\n",
                 spec->rptq.clusters, spec->rptq.head_clusters, spec->quantize.activation_bits,
                 spec->quantize.kv_bits);
+    if (spec->quantize.method == QY_METHOD_QLLM)
+        fprintf(file,
+                "           channels %s, rank %" PRId64 ", %" PRId64 " steps a round of %" PRId64
+                " blocks from rate %.3g\n",
+                !spec->qllm.reassembly ? "stay"
+                : spec->qllm.compat    ? "reassembled as the official code does"
+                                       : "reassembled",
+                spec->qllm.rank, plan->qllm.steps, spec->qllm.blocks_per_round, spec->qllm.lr);
     if (spec->quantize.method == QY_METHOD_GPTQ)
         fprintf(
             file, "           ranges %s, %s, %s, damping %.3g\n",

@@ -16,6 +16,9 @@ static double weight_travel(int64_t bits)
 static const double quant_travel = 0.5;
 static const double e2e_travel[] = {[QY_LOSS_NEXT_TOKEN] = 0.16, [QY_LOSS_DISTILL] = 0.6};
 
+/* Tokens that a search for channels to reassemble looks at, as published: one window of 2048. */
+static const int64_t search_tokens = 2048;
+
 /* With few steps a rate that covers the travel diverges. */
 static const double weight_cap = 0.01, quant_cap = 0.004, e2e_cap = 0.02;
 
@@ -66,6 +69,11 @@ double qy_block_ap_rate(const qy_plan_t *plan, double peak, int64_t t)
     return least + (cosine - least) * c(t, steps) / c(t - 1, steps);
 }
 
+double qy_qllm_rate(const qy_plan_t *plan, int64_t t)
+{
+    return plan->spec.qllm.lr * (1.0 - (double)t / (double)plan->qllm.steps);
+}
+
 double qy_e2e_rate(const qy_plan_t *plan, int64_t k)
 {
     int64_t steps = plan->e2e.steps, warmup = plan->e2e.warmup;
@@ -96,6 +104,16 @@ void qy_plan_resolve_rates(qy_plan_t *plan)
 {
     if (plan->spec.quantize.method == QY_METHOD_BLOCK_AP)
         resolve_block_ap(plan);
+    if (plan->spec.quantize.method == QY_METHOD_QLLM) {
+        int64_t length = plan->spec.calibration.sequence_length;
+        int64_t samples = (search_tokens + length - 1) / length;
+        if (samples > plan->spec.calibration.samples)
+            samples = plan->spec.calibration.samples;
+        plan->qllm.search_samples =
+            plan->spec.qllm.search_samples ? plan->spec.qllm.search_samples : samples;
+        plan->qllm.steps_per_epoch = plan->spec.calibration.samples / plan->spec.qllm.batch_size;
+        plan->qllm.steps = plan->spec.qllm.epochs * plan->qllm.steps_per_epoch;
+    }
     if (plan->spec.e2e_qp.present)
         resolve_e2e(plan);
 }

@@ -135,6 +135,18 @@ static double gptq_s(const timing_t *t)
     return flops / t->speed->forward;
 }
 
+/* QLLM's share of a round for one block: forward and the inputs' gradients; the corrected weights
+ * are made anew in each step. */
+static double qllm_s(const timing_t *t)
+{
+    const qy_spec_t *spec = &t->plan->spec;
+    double length = (double)spec->calibration.sequence_length;
+    double tokens = (double)spec->qllm.batch_size * length;
+    double step = 2 * qy_block_flops(&t->plan->arch, tokens, length) / t->speed->train +
+                  t->weights / t->speed->update;
+    return (double)t->plan->qllm.steps * step;
+}
+
 static double block_s(const timing_t *t, int last)
 {
     const qy_plan_t *plan = t->plan;
@@ -148,6 +160,8 @@ static double block_s(const timing_t *t, int last)
     sum += 2 * forward_s(t, (double)spec->calibration.validation_samples, length);
     if (spec->quantize.method == QY_METHOD_GPTQ || spec->quantize.method == QY_METHOD_RPTQ)
         sum += gptq_s(t);
+    else if (spec->quantize.method == QY_METHOD_QLLM)
+        sum += qllm_s(t);
     else
         sum += (double)plan->block_ap.steps * step_s(t);
     if (!last) /* the input stream, for the next block */
@@ -229,12 +243,15 @@ static void stream_rates(const timing_t *t, qy_plan_time_t *out)
     double cache = (double)plan->spec.resources.host_cache, all = (double)plan->stream_bytes;
     if (plan->n_samples == 0 || cache <= 0 || all <= cache)
         return;
-    double epochs = (double)plan->spec.block_ap.epochs, on_disk = all - cache;
+    int method = plan->spec.quantize.method;
+    double epochs =
+        (double)(method == QY_METHOD_QLLM ? plan->spec.qllm.epochs : plan->spec.block_ap.epochs);
+    double on_disk = all - cache;
     double length = (double)plan->spec.calibration.sequence_length, block = block_s(t, 0);
     double walk = 2 * forward_s(t, (double)plan->n_samples, length);
-    double train = plan->spec.quantize.method == QY_METHOD_GPTQ
-                       ? gptq_s(t)
-                       : (double)plan->block_ap.steps * step_s(t);
+    double train = method == QY_METHOD_GPTQ   ? gptq_s(t)
+                   : method == QY_METHOD_QLLM ? qllm_s(t)
+                                              : (double)plan->block_ap.steps * step_s(t);
     out->stream_bytes_per_s = (epochs + 2) * on_disk / block;
     out->train_bytes_per_s = train > 0 ? epochs * on_disk / train : 0;
     out->walk_bytes_per_s = walk > 0 ? 2 * on_disk / walk : 0;

@@ -14,7 +14,14 @@
 #include "model/arch.h"
 #include "model/text.h"
 
-typedef enum { QY_METHOD_BLOCK_AP, QY_METHOD_RTN, QY_METHOD_GPTQ, QY_METHOD_RPTQ, QY_N_METHODS } qy_method_t;
+typedef enum {
+    QY_METHOD_BLOCK_AP,
+    QY_METHOD_RTN,
+    QY_METHOD_GPTQ,
+    QY_METHOD_RPTQ,
+    QY_METHOD_QLLM,
+    QY_N_METHODS
+} qy_method_t;
 typedef enum { QY_INIT_LEAST_SQUARES, QY_INIT_MIN_MAX } qy_init_t;
 typedef enum {
     QY_SCHEME_NONE,
@@ -27,6 +34,7 @@ typedef enum {
     QY_N_SCHEMES
 } qy_rptq_scheme_t;
 typedef enum { QY_LR_UNIT_STEP, QY_LR_UNIT_ABSOLUTE } qy_lr_unit_t;
+typedef enum { QY_MERGE_EXACT, QY_MERGE_COMPAT } qy_merge_score_t;
 typedef enum { QY_LOSS_NEXT_TOKEN, QY_LOSS_DISTILL } qy_e2e_loss_t;
 
 enum { QY_MAX_EVALUATE = 16, QY_MAX_EXPORT = 8, QY_FORMAT_NAME_MAX = 32 };
@@ -78,6 +86,13 @@ typedef struct {
         int64_t clusters, head_clusters;
         bool compat;
     } rptq;
+    struct {
+        bool compat, reassembly, block_norms;
+        int init, merge_score; /* qy_init_t, qy_merge_score_t */
+        int64_t search_samples; /* 0: auto */
+        int64_t rank, epochs, batch_size, blocks_per_round;
+        double channel_ratio, least_gain, scaling, lr;
+    } qllm;
     struct {
         bool present; /* the section is there and epochs > 0: the phase runs */
         int loss, lr_unit;

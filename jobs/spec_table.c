@@ -225,7 +225,10 @@ qy_init_t qy_spec_init(const qy_spec_t *spec)
     const int init[QY_N_METHODS] = {[QY_METHOD_BLOCK_AP] = spec->block_ap.init,
                                     [QY_METHOD_RTN] = spec->rtn.init,
                                     [QY_METHOD_GPTQ] = spec->gptq.init,
-                                    [QY_METHOD_RPTQ] = QY_INIT_MIN_MAX};
+                                    [QY_METHOD_RPTQ] = QY_INIT_MIN_MAX,
+
+                                    [QY_METHOD_QLLM] =
+                                        spec->qllm.compat ? QY_INIT_MIN_MAX : spec->qllm.init};
     return (qy_init_t)init[spec->quantize.method];
 }
 
@@ -235,6 +238,8 @@ bool qy_key_active(const qy_key_t *key, const qy_spec_t *spec)
         return false;
     if (strncmp(key->path, "block_ap.", 9) == 0)
         return spec->quantize.method == QY_METHOD_BLOCK_AP;
+    if (strncmp(key->path, "qllm.", 5) == 0)
+        return spec->quantize.method == QY_METHOD_QLLM;
     if (strncmp(key->path, "rtn.", 4) == 0)
         return spec->quantize.method == QY_METHOD_RTN;
     if (strncmp(key->path, "gptq.", 5) == 0)

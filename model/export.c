@@ -7,9 +7,9 @@
 #include "model/export_common.h"
 #include "model/target.h"
 
-static const qy_exporter_t *const exporters[] = {&qy_exporter_autoround, &qy_exporter_awq,
-                                                 &qy_exporter_compressed_tensors, &qy_exporter_gguf,
-                                                 &qy_exporter_gptq, &qy_exporter_hf};
+static const qy_exporter_t *const exporters[] = {
+    &qy_exporter_autoround, &qy_exporter_awq,  &qy_exporter_compressed_tensors,
+    &qy_exporter_gguf,      &qy_exporter_gptq, &qy_exporter_hf};
 enum { N_EXPORTERS = sizeof exporters / sizeof *exporters };
 
 const qy_exporter_t *qy_exporter_find(const char *name)
@@ -34,10 +34,57 @@ static qy_status_t write_text(const char *dir, const char *name, const char *tex
     return qy_file_write(path, text, strlen(text), err);
 }
 
+static json_t *make_numbers(const qy_tensor_t *t, int64_t n)
+{
+    const int32_t *numbers = t->data;
+    json_t *list = json_array();
+    for (int64_t i = 0; i < n; i++)
+        json_array_append_new(list, json_integer(numbers[i]));
+    return list;
+}
+
+/* The sites of a block that are reassembled, with their plans (model/channels.h), into list. */
+static qy_status_t add_maps(json_t *list, const qy_export_t *job, int64_t block, qy_error_t *err)
+{
+    qy_qblock_t q;
+    QY_TRY(job->source.read_block(job->source.context, block, &q, err));
+    for (int i = 0; i < QY_N_SITES; i++) {
+        const int32_t *offsets = q.map_offsets[i].data;
+        int64_t n = qy_tensor_count(&q.map_offsets[i]) - 1;
+        if (!offsets || qy_channels_is_identity(offsets, q.map_items[i].data, n))
+            continue;
+        json_array_append_new(list, json_pack("{s:I, s:s, s:o, s:o}", "block", (json_int_t)block,
+                                              "site", qy_site_name((qy_site_t)i), "offsets",
+                                              make_numbers(&q.map_offsets[i], n + 1), "items",
+                                              make_numbers(&q.map_items[i], offsets[n])));
+    }
+    qy_qblock_free(&q);
+    return QY_OK;
+}
+
+/* Weights behind a channel map are of use only with it. */
+static qy_status_t make_maps(json_t **out, const qy_export_t *job, qy_error_t *err)
+{
+    qy_status_t status = QY_OK;
+    json_t *list = json_array();
+    if (!list)
+        return qy_fail(err, QY_ERR_MEMORY, "channel maps: no memory");
+    for (int64_t b = 0; b < job->model->arch.n_blocks && status == QY_OK; b++)
+        status = add_maps(list, job, b, err);
+    if (status == QY_OK)
+        *out = list;
+    else
+        json_decref(list);
+    return status;
+}
+
 static qy_status_t write_provenance(const qy_exporter_t *exporter, const qy_export_t *job,
                                     const char *base, const char *dir, qy_error_t *err)
 {
     json_int_t group = job->form.group > 0 ? job->form.group : -1;
+    json_t *maps = NULL;
+    if (job->form.map_sites)
+        QY_TRY(make_maps(&maps, job, err));
     json_t *root = json_pack("{s:s, s:s, s:s, s:i, s:I, s:b}", "quarry_version", job->version,
                              "format", exporter->name, "base_model", base, "bits", job->form.bits,
                              "group_size", group, "symmetric", job->form.symmetric);
@@ -47,6 +94,9 @@ static qy_status_t write_provenance(const qy_exporter_t *exporter, const qy_expo
         json_object_set_new(root, "kv_bits",
                             json_integer(qy_quant_site_bits(&job->form, QY_SITE_K)));
     }
+    if (root && maps)
+        json_object_set(root, "channel_maps", maps);
+    json_decref(maps);
     if (root && job->plan_hash)
         json_object_set_new(root, "plan_hash", json_string(job->plan_hash));
     qy_status_t status =

@@ -92,11 +92,8 @@ void qy_program_build(qy_program_t *program, const qy_arch_t *arch,
     add_row(p, QY_ROW_ADD, QY_SLOT_Y, QY_SLOT_H, QY_SLOT_D, none, 0);
 }
 
-int64_t qy_program_cols(const qy_program_t *program, qy_slot_t slot)
+static int64_t slot_cols(const qy_arch_t *a, qy_slot_t slot)
 {
-    const qy_arch_t *a = &program->arch;
-    while (program->source[slot] != QY_SLOT_NONE)
-        slot = program->source[slot];
     switch (slot) {
     case QY_SLOT_Q:
     case QY_SLOT_QN:
@@ -115,6 +112,13 @@ int64_t qy_program_cols(const qy_program_t *program, qy_slot_t slot)
     default:
         return a->hidden;
     }
+}
+
+int64_t qy_program_cols(const qy_program_t *program, qy_slot_t slot)
+{
+    while (program->source[slot] != QY_SLOT_NONE)
+        slot = program->source[slot];
+    return slot_cols(&program->arch, slot);
 }
 
 /* Arenas round every tensor up; a block has few, so this covers the rounding. */

@@ -10,7 +10,7 @@
 #include "base/pack.h"
 
 enum {
-    PARTS_MAX = 4 * QY_N_LINEARS + 2 * QY_N_NORMS + 4 * QY_N_SITES,
+    PARTS_MAX = 4 * QY_N_LINEARS + 2 * QY_N_NORMS + 6 * QY_N_SITES,
     PART_NAME_MAX = QY_NAME_MAX + 16, /* "self_attn.q_proj/scales" */
     STORAGE_ALIGN = 64, /* bytes from one tensor of a block to the next, rounded up to this */
     BITS_MAX = 8
@@ -87,15 +87,17 @@ int qy_quant_site_bits(const qy_quant_form_t *form, qy_site_t site)
 
 bool qy_quant_activations(const qy_quant_form_t *form)
 {
-    return qy_quant_site_bits(form, QY_SITE_Q) != QY_BITS_NONE ||
+    return form->map_sites || qy_quant_site_bits(form, QY_SITE_Q) != QY_BITS_NONE ||
            qy_quant_site_bits(form, QY_SITE_K) != QY_BITS_NONE;
 }
 
 qy_decoration_t qy_quant_decoration(const qy_quant_form_t *form)
 {
     qy_decoration_t decoration = {0};
-    for (int i = 0; i < QY_N_SITES; i++)
+    for (int i = 0; i < QY_N_SITES; i++) {
+        decoration.mapped[i] = form->map_sites & 1u << i;
         decoration.quantized[i] = qy_quant_site_bits(form, (qy_site_t)i) != QY_BITS_NONE;
+    }
     if (qy_quant_clustered(form)) /* where an order may be a map: model/reorder.h */
         decoration.mapped[QY_SITE_ATTENTION_IN] = decoration.mapped[QY_SITE_MLP_IN] =
             decoration.mapped[QY_SITE_Q] = decoration.mapped[QY_SITE_K] = true;
@@ -156,6 +158,17 @@ static int list_parts(part_t parts[PARTS_MAX], const qy_arch_t *arch, const qy_q
         add_part(parts, &n, name, "zeros", PLACE(site_zeros, i),
                  qy_tensor_1d(NULL, QY_I32, clusters));
     }
+    for (int i = 0; i < QY_N_SITES; i++) {
+        int64_t channels = qy_site_channels(arch, (qy_site_t)i);
+        char name[PART_NAME_MAX - 8];
+        if (!(form->map_sites & 1u << i))
+            continue;
+        snprintf(name, sizeof name, "sites/%s", qy_site_name((qy_site_t)i));
+        add_part(parts, &n, name, "offsets", PLACE(map_offsets, i),
+                 qy_tensor_1d(NULL, QY_I32, channels + 1));
+        add_part(parts, &n, name, "items", PLACE(map_items, i),
+                 qy_tensor_1d(NULL, QY_I32, QY_MAP_ITEMS * channels));
+    }
     return n;
 }
 
@@ -203,6 +216,10 @@ qy_status_t qy_qblock_create(qy_qblock_t *out, const qy_arch_t *arch, const qy_q
         t->data = at;
         at += aligned_bytes(t);
     }
+    for (int i = 0; i < QY_N_SITES; i++)
+        if (made.map_offsets[i].data)
+            qy_channels_identity(made.map_offsets[i].data, made.map_items[i].data,
+                                 qy_tensor_count(&made.map_offsets[i]) - 1);
     *out = made;
     return QY_OK;
 }
@@ -261,6 +278,12 @@ static qy_status_t check_values(const qy_qblock_t *block, const qy_arch_t *arch,
                                (double)qy_f16_to_f32(scales[k]), (long long)k);
         }
     }
+    for (int i = 0; i < QY_N_SITES; i++)
+        if (block->map_offsets[i].data &&
+            qy_channels_check(block->map_offsets[i].data, block->map_items[i].data,
+                              qy_tensor_count(&block->map_offsets[i]) - 1, err) != QY_OK)
+            return qy_fail_in(err, "%s: %ssites/%s", qy_h5_path(file), prefix,
+                              qy_site_name((qy_site_t)i));
     return QY_OK;
 }
 

@@ -13,6 +13,8 @@
  *   sites/NAME/order   i32 (C)  channel i was order[i]
  *   sites/NAME/counts  i32 (K)  channels of each cluster, side by side
  *   sites/NAME/scales  f32 (K)   sites/NAME/zeros  i32 (K)  1 and 0 where the site is not quantized
+ * Of a site with a channel map (model/channels.h; weights are those behind it): sites/NAME/offsets,
+ * sites/NAME/items i32.
  * A finished weight is f16((c − z) f16(s)), rounded once, everywhere.
  */
 #ifndef QY_MODEL_QMODEL_H
@@ -20,6 +22,7 @@
 
 #include "base/tensor.h"
 #include "model/arch.h"
+#include "model/channels.h"
 #include "model/h5.h"
 #include "model/program.h"
 
@@ -33,6 +36,7 @@ typedef struct {
     int kv_bits;         /* keys and values; likewise */
     /* Clusters of channels with static quantizers (RPTQ), by site; 0 in all: there are none. */
     int64_t n_clusters[QY_N_SITES];
+    unsigned map_sites;  /* 1 << qy_site_t: sites that may have a channel map */
 } qy_quant_form_t;
 
 typedef struct {
@@ -45,6 +49,8 @@ typedef struct {
     /* Of form.n_clusters, else NULL data. */
     qy_tensor_t site_order[QY_N_SITES], site_counts[QY_N_SITES]; /* i32 (C), (K) */
     qy_tensor_t site_scales[QY_N_SITES], site_zeros[QY_N_SITES]; /* f32, i32 (K) */
+    /* The channel plan of each site of form.map_sites (model/channels.h), else NULL data. */
+    qy_tensor_t map_offsets[QY_N_SITES], map_items[QY_N_SITES]; /* i32 (C + 1), (QY_MAP_ITEMS C) */
     void *storage;
 } qy_qblock_t;
 
@@ -63,12 +69,12 @@ int64_t qy_site_channels(const qy_arch_t *arch, qy_site_t site);
 
 /* Bits of a site's quantizer of activations, QY_BITS_NONE where there is none. */
 int qy_quant_site_bits(const qy_quant_form_t *form, qy_site_t site);
-/* Whether any site has one. */
+/* Whether any site has one, or may have a channel map. */
 bool qy_quant_activations(const qy_quant_form_t *form);
 /* What a block program of this form carries. */
 qy_decoration_t qy_quant_decoration(const qy_quant_form_t *form);
 
-/* Host memory for one block of this arch and form, zeroed. */
+/* Host memory for one block of this arch and form, zeroed; channel plans change nothing. */
 qy_status_t qy_qblock_create(qy_qblock_t *out, const qy_arch_t *arch, const qy_quant_form_t *form,
                              qy_error_t *err);
 void qy_qblock_free(qy_qblock_t *block);

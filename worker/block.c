@@ -42,8 +42,8 @@ qy_status_t qy_block_init(qy_block_t *block, const qy_device_t *dev, const qy_ar
     return arena->base ? load_rope(block, max_length, err) : QY_OK;
 }
 
-static qy_status_t take_map(qy_channel_map_t *map, int64_t channels, qy_arena_t *arena,
-                            qy_error_t *err)
+qy_status_t qy_block_map_take(qy_channel_map_t *map, int64_t channels, qy_arena_t *arena,
+                              qy_error_t *err)
 {
     QY_TRY(qy_arena_1d(arena, &map->offsets, QY_I32, channels + 1, err));
     QY_TRY(qy_arena_1d(arena, &map->items, QY_I32, QY_MAP_ITEMS * channels, err));
@@ -51,6 +51,18 @@ static qy_status_t take_map(qy_channel_map_t *map, int64_t channels, qy_arena_t 
     QY_TRY(qy_arena_1d(arena, &map->back_offsets, QY_I32, channels + 1, err));
     QY_TRY(qy_arena_1d(arena, &map->back_items, QY_I32, QY_MAP_ITEMS * channels, err));
     return qy_arena_1d(arena, &map->back_weights, QY_F32, QY_MAP_ITEMS * channels, err);
+}
+
+qy_status_t qy_block_maps_take(qy_block_params_t *params, const qy_block_t *block,
+                               qy_arena_t *arena, qy_error_t *err)
+{
+    for (int i = 0; i < QY_N_SITES; i++) {
+        qy_slot_t slot = (qy_slot_t)((int)QY_SLOT_MAPPED + i);
+        if (block->program.used[slot])
+            QY_TRY(qy_block_map_take(&params->map[i], qy_program_cols(&block->program, slot), arena,
+                                     err));
+    }
+    return QY_OK;
 }
 
 qy_status_t qy_block_params_take(qy_block_params_t *params, const qy_block_t *block,
@@ -72,10 +84,8 @@ qy_status_t qy_block_params_take(qy_block_params_t *params, const qy_block_t *bl
         if (d->present && d->bias)
             QY_TRY(qy_arena_1d(arena, &params->norm_bias[i], QY_F32, d->size, err));
     }
+    QY_TRY(qy_block_maps_take(params, block, arena, err));
     for (int i = 0; i < QY_N_SITES; i++) {
-        qy_slot_t slot = (qy_slot_t)((int)QY_SLOT_MAPPED + i);
-        if (block->program.used[slot])
-            QY_TRY(take_map(&params->map[i], qy_program_cols(&block->program, slot), arena, err));
         qy_slot_t quantized = (qy_slot_t)((int)QY_SLOT_QUANTIZED + i);
         if (!block->program.used[quantized])
             continue;
@@ -336,6 +346,23 @@ const qy_tensor_t *qy_block_value(const qy_block_t *block, const qy_block_params
     return value_of(&pass, slot);
 }
 
+qy_status_t qy_block_forward_part(const qy_block_t *block, const qy_block_params_t *params,
+                                  const qy_block_acts_t *acts, qy_slot_t from, qy_slot_t upto,
+                                  qy_error_t *err)
+{
+    pass_t pass = begin_pass(block, params, acts);
+    int begun = 0;
+    for (int i = 0; i < block->program.n_rows; i++) {
+        const qy_row_t *row = &block->program.row[i];
+        if (begun && !is_left_out(&pass, row))
+            QY_TRY(row_forward(&pass, row, err));
+        begun = begun || row->out == from;
+        if (row->out == upto)
+            break;
+    }
+    return QY_OK;
+}
+
 /* The gradient buffer of a slot: its home's. */
 static qy_tensor_t grad_of(const pass_t *pass, qy_slot_t slot)
 {
@@ -387,6 +414,8 @@ static qy_status_t linear_bwd(pass_t *pass, const qy_row_t *row, const qy_tensor
     const qy_device_t *dev = pass->block->dev;
     qy_block_grads_t *g = pass->grads;
     qy_linear_id_t id = (qy_linear_id_t)row->id;
+    if (g->at_linear)
+        QY_TRY(g->at_linear(g->context, id, dy, value_of(pass, row->in), err));
     if (g->dw[id].data) {
         QY_TRY(qy_linear_bwd_w(dev, &g->dw[id], dy, value_of(pass, row->in), err));
         if (g->after_dw)

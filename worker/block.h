@@ -8,6 +8,7 @@
 
 #include "base/arena.h"
 #include "kernels/device.h"
+#include "model/channels.h"
 #include "model/program.h"
 #include "model/weights.h"
 
@@ -21,8 +22,6 @@ typedef struct {
     qy_tensor_t items, back_items;     /* i32 (QY_MAP_ITEMS C) */
     qy_tensor_t weights, back_weights; /* f32 (QY_MAP_ITEMS C) */
 } qy_channel_map_t;
-
-enum { QY_MAP_ITEMS = 2 }; /* room for so many items per channel */
 
 /* A site's quantizer of activations. */
 typedef enum {
@@ -64,6 +63,9 @@ typedef struct {
                                      each at once */
     qy_tensor_t dnorm[QY_N_NORMS]; /* f32 (D); .data NULL: norms are frozen */
     qy_tensor_t dnorm_bias[QY_N_NORMS];
+    /* Called with the gradient of a linear row's output and its input; may be NULL. */
+    qy_status_t (*at_linear)(void *context, qy_linear_id_t linear, const qy_tensor_t *dy,
+                             const qy_tensor_t *x, qy_error_t *err);
     /* Called when dw[linear] is there; may be NULL. */
     qy_status_t (*after_dw)(void *context, qy_linear_id_t linear, const qy_tensor_t *dw,
                             qy_error_t *err);
@@ -85,6 +87,12 @@ qy_status_t qy_block_init(qy_block_t *block, const qy_device_t *dev, const qy_ar
 /* Tensors for one set of weights; contents undefined, sites idle. */
 qy_status_t qy_block_params_take(qy_block_params_t *params, const qy_block_t *block,
                                  qy_arena_t *arena, qy_error_t *err);
+/* Tensors for its channel maps alone, where the program has them (params_take does this too); for
+ * one. */
+qy_status_t qy_block_maps_take(qy_block_params_t *params, const qy_block_t *block,
+                               qy_arena_t *arena, qy_error_t *err);
+qy_status_t qy_block_map_take(qy_channel_map_t *map, int64_t channels, qy_arena_t *arena,
+                              qy_error_t *err);
 /* Fills params from a checkpoint's weights, by way of staging (f32, device, as large as the largest
  * linear layer). With linears 0 only biases and norms are filled. */
 qy_status_t qy_block_params_load(const qy_block_params_t *params, const qy_block_t *block,
@@ -109,6 +117,14 @@ qy_status_t qy_block_forward(const qy_block_t *block, const qy_block_params_t *p
  * out is its source. */
 const qy_tensor_t *qy_block_value(const qy_block_t *block, const qy_block_params_t *params,
                                   const qy_block_acts_t *acts, qy_slot_t slot);
+
+/*
+ * Only the rows after the one that makes `from` up to the one that makes `upto`; from's values are
+ * there, in acts. Sites of params that are active are so here too.
+ */
+qy_status_t qy_block_forward_part(const qy_block_t *block, const qy_block_params_t *params,
+                                  const qy_block_acts_t *acts, qy_slot_t from, qy_slot_t upto,
+                                  qy_error_t *err);
 
 /*
  * Gradients from dy (compute (batch × length, hidden)), which is overwritten: with want_dx by the

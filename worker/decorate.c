@@ -108,3 +108,48 @@ qy_status_t qy_decorate_clusters(qy_block_params_t *params, const qy_device_t *d
     }
     return QY_OK;
 }
+
+qy_status_t qy_decorate_map(qy_channel_map_t *map, const qy_device_t *dev, const int32_t *offsets,
+                            const int32_t *items, int64_t channels, qy_error_t *err)
+{
+    size_t n = (size_t)channels, words = QY_MAP_ITEMS * n;
+    map->active = !qy_channels_is_identity(offsets, items, channels);
+    if (!map->active)
+        return QY_OK;
+    int32_t *whole = malloc((n + 1 + words) * sizeof *whole);
+    float *weights = malloc(2 * words * sizeof *weights);
+    qy_status_t status =
+        whole && weights ? QY_OK : qy_fail(err, QY_ERR_MEMORY, "channel map: out of host memory");
+    if (status == QY_OK) {
+        int32_t *back_items = whole + n + 1;
+        float *back_weights = weights + words;
+        qy_channels_weights(weights, whole, back_items, back_weights, offsets, items, channels);
+        const struct {
+            const qy_tensor_t *to;
+            const void *from;
+        } parts[] = {{&map->offsets, offsets},       {&map->items, items},
+                     {&map->weights, weights},       {&map->back_offsets, whole},
+                     {&map->back_items, back_items}, {&map->back_weights, back_weights}};
+        for (int i = 0; i < 6 && status == QY_OK; i++)
+            status = qy_device_upload(dev, parts[i].to->data, parts[i].from,
+                                      qy_tensor_bytes(parts[i].to), err);
+    }
+    if (status == QY_OK)
+        status = qy_device_wait(dev, err);
+    free(whole);
+    free(weights);
+    return status;
+}
+
+qy_status_t qy_decorate_maps(qy_block_params_t *params, const qy_device_t *dev,
+                             const qy_qblock_t *q, qy_error_t *err)
+{
+    for (int i = 0; i < QY_N_SITES; i++) {
+        params->map[i].active = false;
+        if (q->map_offsets[i].data)
+            QY_TRY(qy_decorate_map(&params->map[i], dev, q->map_offsets[i].data,
+                                   q->map_items[i].data, qy_tensor_count(&q->map_offsets[i]) - 1,
+                                   err));
+    }
+    return QY_OK;
+}

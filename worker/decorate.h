@@ -19,4 +19,13 @@ qy_status_t qy_decorate_orders(qy_block_params_t *params, const qy_device_t *dev
 qy_status_t qy_decorate_clusters(qy_block_params_t *params, const qy_device_t *dev,
                                  const qy_qblock_t *q, qy_error_t *err);
 
+/* One map from a plan (model/channels.h); a plan that changes nothing leaves it idle. Waits for the
+ * device. */
+qy_status_t qy_decorate_map(qy_channel_map_t *map, const qy_device_t *dev, const int32_t *offsets,
+                            const int32_t *items, int64_t channels, qy_error_t *err);
+
+/* The maps of a quantized block; sites without one stay idle. */
+qy_status_t qy_decorate_maps(qy_block_params_t *params, const qy_device_t *dev,
+                             const qy_qblock_t *q, qy_error_t *err);
+
 #endif

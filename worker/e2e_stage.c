@@ -79,6 +79,7 @@ static qy_status_t take_block(qy_e2e_stage_t *s, qy_e2e_block_t *b, qy_arena_t *
     qy_quant_form_t form = qy_plan_form(s->plan);
     b->params = s->shared;
     qy_decorate_quantizers(&b->params, &form);
+    QY_TRY(qy_block_maps_take(&b->params, &s->block, arena, err));
     for (int i = 0; i < QY_N_LINEARS; i++) {
         if (!a->linear[i].present)
             continue;
@@ -173,6 +174,7 @@ static qy_status_t load_block(qy_e2e_stage_t *s, int64_t i, qy_error_t *err)
     qy_qblock_t q;
     qy_status_t status = QY_OK;
     QY_TRY(qy_finished_read_model(s->plan, s->first + i, 0, &q, err));
+    QY_TRY_GOTO(qy_decorate_maps(&b->params, s->dev, &q, err), free_q);
     for (int k = 0; k < QY_N_LINEARS; k++) {
         if (b->layer[k].codes.data)
             QY_TRY_GOTO(load_layer(s, &b->layer[k], &q, k, err), free_q);

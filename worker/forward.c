@@ -165,6 +165,7 @@ qy_status_t qy_forward_load_quantized(qy_forward_t *f, const qy_qblock_t *q, qy_
     if (qy_quant_clustered(&f->form))
         return load_clustered(f, q, err);
     qy_decorate_quantizers(&f->params, &f->form);
+    QY_TRY(qy_decorate_maps(&f->params, f->dev, q, err));
     for (int i = 0; i < QY_N_LINEARS; i++) {
         if (!a->linear[i].present)
             continue;
@@ -243,6 +244,10 @@ qy_status_t qy_forward_advance(qy_forward_t *f, qy_stream_t *stream, int64_t blo
         QY_TRY(qy_hooks_check(hooks, err));
         QY_TRY(load_batch(stream, at, count, f->x.data, err));
         QY_TRY(run_batch(f, count, &x, &y, err));
+        if (f->see) {
+            qy_block_acts_t acts = qy_block_acts_narrow(&f->acts, count);
+            QY_TRY(f->see(f->see_context, &acts, at, err));
+        }
         QY_TRY(store_batch(stream, at, count, block, block + 1, y.data, err));
     }
     return QY_OK;

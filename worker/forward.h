@@ -25,6 +25,10 @@ typedef struct {
     qy_tensor_t codes, scales, zeros; /* of one linear layer, largest; only with a form */
     qy_tensor_t losses;               /* f32, of batches that wait to be looked at */
     qy_quant_form_t form;
+    /* Hears of every batch that advance took through the block: its activations, in order, those of
+     * samples [first, first + acts->batch). NULL: nobody does. */
+    qy_status_t (*see)(void *context, const qy_block_acts_t *acts, int64_t first, qy_error_t *err);
+    void *see_context;
 } qy_forward_t;
 
 /*

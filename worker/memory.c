@@ -110,14 +110,15 @@ qy_status_t qy_memory_measure(qy_memory_t *out, const qy_plan_t *plan, const cha
     qy_model_t model = {.arch = plan->arch};
     const qy_work_t work = {.plan = plan, .dev = &dev, .model = &model};
     const qy_spec_t *spec = &plan->spec;
-    int norms = plan->block_ap.norm_lr > 0;
+    int qllm = spec->quantize.method == QY_METHOD_QLLM;
+    int64_t batch = qllm ? spec->qllm.batch_size : spec->block_ap.batch_size;
+    int norms = qllm || plan->block_ap.norm_lr > 0;
     size_t scratch = 0;
     *out = (qy_memory_t){0};
     QY_TRY(check_measurable(plan, err));
     snprintf(dev.kind, sizeof dev.kind, "%s", kind);
     if (plan->n_samples)
-        scratch =
-            scratch_of(plan, spec->block_ap.batch_size, spec->calibration.sequence_length, norms);
+        scratch = scratch_of(plan, batch, spec->calibration.sequence_length, norms);
     QY_TRY(qy_task_segment_bytes(&work, &out->segment, err));
     out->segment += qy_device_own_bytes(kind, scratch);
     QY_TRY(qy_task_capture_bytes(&work, &out->capture, err));

@@ -119,8 +119,10 @@ qy_status_t qy_segment_streams_open(qy_segment_streams_t *s, const qy_work_t *wo
     sweep(work->plan);
     QY_TRY(open_one(s, target_name, &s->target, err));
     QY_TRY(open_one(s, input_name, &s->input, err));
-    /* The target goes ahead of the input by the block that is in training. */
-    keep_between(s->target, s->first, block + 1);
+    /* The target goes ahead of the input by the block that is in training; where blocks are looked
+     * at as it passes, all of it must pass again. */
+    int ahead = work->plan->spec.quantize.method == QY_METHOD_QLLM ? 0 : 1;
+    keep_between(s->target, s->first, block + ahead);
     keep_between(s->input, s->first, block);
     restore(s, s->target, target_name, block);
     restore(s, s->input, input_name, block);

@@ -10,6 +10,7 @@
 #include "worker/block_save.h"
 #include "worker/decorate.h"
 #include "worker/gptq.h"
+#include "worker/qllm.h"
 #include "worker/rptq.h"
 #include "worker/segment_streams.h"
 
@@ -24,6 +25,7 @@ typedef struct {
     qy_block_ap_t trainer;
     qy_gptq_t gptq;
     qy_rptq_t rptq;
+    qy_qllm_t qllm;
     qy_segment_streams_t streams; /* only where activations are needed: not by rtn */
 } segment_t;
 
@@ -43,6 +45,12 @@ static int is_rounded(const segment_t *s)
     return is_gptq(s) || is_rptq(s);
 }
 
+/* Blocks go in rounds, not one by one. */
+static int is_qllm(const segment_t *s)
+{
+    return s->plan->spec.quantize.method == QY_METHOD_QLLM;
+}
+
 static qy_status_t take(void *context, qy_arena_t *arena, qy_error_t *err)
 {
     segment_t *s = context;
@@ -51,9 +59,12 @@ static qy_status_t take(void *context, qy_arena_t *arena, qy_error_t *err)
     int64_t length = s->training ? spec->calibration.sequence_length : 2;
     int64_t batch = !s->training    ? 1
                     : is_rounded(s) ? qy_forward_batch(length)
+                    : is_qllm(s)    ? spec->qllm.batch_size
                                     : spec->block_ap.batch_size;
     QY_TRY(qy_forward_take(&s->forward, s->work->dev, s->work->model, &form, batch, length, arena,
                            err));
+    if (is_qllm(s))
+        return qy_qllm_take(&s->qllm, s->plan, &s->forward, arena, err);
     QY_TRY(qy_block_ap_take(&s->trainer, s->plan, &s->forward, s->training && !is_rounded(s), arena,
                             err));
     if (is_rptq(s))
@@ -77,7 +88,9 @@ qy_status_t qy_task_segment_bytes(const qy_work_t *work, size_t *bytes, qy_error
     size_t walk;
     qy_arena_t measure;
     qy_arena_init(&measure, "segment", NULL, 0);
-    QY_TRY(take(&s, &measure, err));
+    qy_status_t status = take(&s, &measure, err);
+    qy_qllm_free(&s.qllm);
+    QY_TRY(status);
     *bytes = measure.peak;
     if (is_rounded(&s)) /* and what making a factor may take */
         *bytes += qy_tensor_bytes(is_rptq(&s) ? &s.rptq.gptq.u : &s.gptq.u);
@@ -242,25 +255,126 @@ free_weights:
     return status;
 }
 
+/* --- rounds of blocks (qllm) ------------------------------------------------------------------ */
+
+/* Blocks [first, first + n) set up one by one: full-precision pass, channel maps, quantized
+ * weights.
+ */
+static qy_status_t start_round(segment_t *s, int64_t first, int64_t n, qy_qblock_t *q,
+                               qy_error_t *err)
+{
+    qy_quant_form_t form = qy_plan_form(s->plan);
+    for (int64_t i = 0; i < n; i++) {
+        qy_block_weights_t weights;
+        QY_TRY(qy_hooks_check(s->work->hooks, err));
+        QY_TRY(qy_qblock_create(&q[i], &s->plan->arch, &form, err));
+        QY_TRY(qy_block_weights_read(&weights, s->work->model, first + i, err));
+        qy_status_t status = qy_qllm_look(&s->qllm, first + i, &weights, &s->streams, &q[i], err);
+        if (status == QY_OK)
+            status = qy_qllm_start(&s->qllm, i, first + i, &weights, &q[i], err);
+        qy_block_weights_free(&weights);
+        QY_TRY(status);
+    }
+    return QY_OK;
+}
+
+static qy_status_t freeze_round(segment_t *s, int64_t first, int64_t n, qy_qblock_t *q,
+                                qy_error_t *err)
+{
+    for (int64_t i = 0; i < n; i++) {
+        qy_block_weights_t weights;
+        QY_TRY(qy_block_weights_read(&weights, s->work->model, first + i, err));
+        qy_status_t status = qy_qllm_freeze(&s->qllm, i, &weights, &q[i], err);
+        qy_block_weights_free(&weights);
+        QY_TRY(status);
+    }
+    return QY_OK;
+}
+
+static qy_status_t quantize_round(segment_t *s, int64_t first, int64_t n, qy_qblock_t *q,
+                                  losses_t *losses, qy_error_t *err)
+{
+    int64_t samples = s->plan->n_samples, n_train = s->plan->spec.calibration.samples;
+    qy_stream_t *input = s->streams.input, *target = s->streams.target;
+    double training[2];
+    QY_TRY(qy_segment_streams_bring(&s->streams, first, err));
+    QY_TRY(start_round(s, first, n, q, err));
+    QY_TRY(qy_qllm_error(&s->qllm, n, input, target, n_train, samples - n_train,
+                         &losses->validation_before, err));
+    QY_TRY(qy_qllm_train(&s->qllm, first, n, input, target, s->work->hooks, training, err));
+    losses->training = (qy_block_ap_losses_t){training[0], training[1]};
+    QY_TRY(freeze_round(s, first, n, q, err));
+    QY_TRY(qy_qllm_error(&s->qllm, n, input, target, n_train, samples - n_train,
+                         &losses->validation_after, err));
+    for (int64_t i = 0; i < n; i++)
+        QY_TRY(write_block(s, first + i, &q[i], losses, err));
+    /* Only now, that all its blocks are safe. */
+    for (int64_t i = 0; i < n && first + n < s->end; i++) {
+        QY_TRY(qy_forward_load_quantized(&s->forward, &q[i], err));
+        QY_TRY(qy_segment_streams_pass(&s->streams, input, first + i, err));
+    }
+    return QY_OK;
+}
+
+/* All blocks of a round carry its losses. */
+static qy_status_t do_round(segment_t *s, int64_t first, int64_t n, qy_error_t *err)
+{
+    double began = qy_now_s(), last = 0, stall_s = qy_segment_streams_stall_s(&s->streams);
+    losses_t losses = {{(double)NAN, (double)NAN}, (double)NAN, (double)NAN};
+    qy_qblock_t *q = calloc((size_t)n, sizeof *q);
+    if (!q)
+        return qy_fail(err, QY_ERR_MEMORY, "segment: out of host memory");
+    qy_status_t status = quantize_round(s, first, n, q, &losses, err);
+    double seconds = qy_now_s() - began;
+    stall_s = qy_segment_streams_stall_s(&s->streams) - stall_s;
+    for (int64_t i = 0; i < n; i++) {
+        qy_qblock_free(&q[i]);
+        if (status == QY_OK)
+            qy_hooks_progress(s->work->hooks, &last,
+                              &(qy_progress_t){.task_id = s->task->id,
+                                               .kind = QY_TASK_SEGMENT,
+                                               .block = first + i,
+                                               .block_done = 1,
+                                               .step = s->plan->qllm.steps,
+                                               .n_steps = s->plan->qllm.steps,
+                                               .loss = losses.training.last,
+                                               .loss_before = losses.training.first,
+                                               .loss_after = losses.training.last,
+                                               .validation_before = losses.validation_before,
+                                               .validation_after = losses.validation_after,
+                                               .seconds = seconds / (double)n,
+                                               .stall_s = stall_s / (double)n});
+    }
+    free(q);
+    return status;
+}
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 static qy_status_t walk(segment_t *s, qy_error_t *err)
 {
-    int64_t block = s->first;
+    int64_t block = s->first, together = is_qllm(s) ? s->plan->spec.qllm.blocks_per_round : 1, n;
     for (; block < s->end && is_done(s, block); block++)
         qy_block_save_drop(s->plan, block); /* a kill may have come between */
     if (block == s->end)
         return QY_OK;
+    block -= (block - s->first) % together; /* a round is made as a whole */
     QY_TRY(qy_device_take(s->work->dev, &s->memory, "segment", take, s, err));
     if (s->training) {
-        if (!is_rounded(s))
+        if (!is_rounded(s) && !is_qllm(s))
             QY_TRY(qy_block_save_create(&s->trainer.save, &s->trainer, err));
         QY_TRY(
             qy_segment_streams_open(&s->streams, s->work, &s->forward, s->task->range, block, err));
     }
-    for (; block < s->end; block++) {
+    for (; block < s->end; block += n) {
+        n = least(together, s->end - block);
         QY_TRY(qy_hooks_check(s->work->hooks, err));
-        QY_TRY(do_block(s, block, err));
-        if (s->training && block + 1 < s->end)
-            QY_TRY(qy_segment_streams_save(&s->streams, block + 1, err));
+        QY_TRY(is_qllm(s) ? do_round(s, block, n, err) : do_block(s, block, err));
+        if (s->training && block + n < s->end)
+            QY_TRY(qy_segment_streams_save(&s->streams, block + n, err));
     }
     return QY_OK;
 }
@@ -278,6 +392,7 @@ qy_status_t qy_task_segment(const qy_work_t *work, const qy_task_t *task, qy_res
     s.first = plan->segment_start[task->range];
     s.end = plan->segment_start[task->range + 1];
     qy_status_t status = walk(&s, err);
+    qy_qllm_free(&s.qllm);
     qy_block_save_destroy(&s.trainer.save);
     qy_segment_streams_close(&s.streams, status == QY_OK || status == QY_ERR_NUMERIC);
     if (s.memory)

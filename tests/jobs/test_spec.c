@@ -188,8 +188,6 @@ static void test_refused(void **state)
         {"\"quantize.weights\": {bits: 2}\n", NULL, "unknown key \"quantize.weights\""},
         {TINY_JOB, "calibration.sampels=1", "--set:1:1|\"calibration.samples\""},
         {TINY_JOB, "quantize.bits=3", "\"quantize.bits\"|\"quantize.weights.bits\""},
-        {TINY_JOB, "quantize.method=qllm",
-         "qllm is not built yet; known: block-ap, rtn, gptq, rptq"},
         {TINY_JOB "quantize: {method: rptq, kv_cache: {bits: 8}}\nrptq: {scheme: W4A4}\n", NULL,
          "kv_cache.bits: 8, but rptq.scheme sets it to 4"},
         {TINY_JOB "rptq: {scheme: W4A4}\ne2e_qp: {}\n", "quantize.method=rptq",
