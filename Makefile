@@ -10,7 +10,7 @@ PACKAGES := build-essential cmake ninja-build pkg-config python3 openmpi-bin lib
 	libhdf5-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libopenblas-dev \
 	liblapacke-dev libcmocka-dev zlib1g-dev libxxhash-dev libssl-dev python3-h5py
 
-.PHONY: all deps build demo check sanitize accuracy clients format install clean
+.PHONY: all deps build demo check sanitize accuracy clients fuzz format install clean
 
 all: build
 
@@ -54,6 +54,11 @@ clients: demo
 	@tests/clients/gguf.sh $(BUILD)/quarry
 	@tests/clients/smollm2.sh $(BUILD)/quarry
 
+# Fuzzes every parser for a minute each (FUZZ_SECONDS=…) with clang's libFuzzer, under the sanitizers.
+FUZZ_SECONDS ?= 60
+fuzz: deps
+	@tests/fuzz/run.sh build-fuzz $(FUZZ_SECONDS)
+
 format:
 	@git ls-files '*.c' '*.h' '*.cu' '*.cuh' | xargs clang-format -i
 
@@ -61,4 +66,4 @@ install: build
 	@cmake --install $(BUILD) --prefix $(PREFIX)
 
 clean:
-	@rm -rf build build-dev build-cuda build-cuda-debug demo-run
+	@rm -rf build build-dev build-cuda build-cuda-debug build-fuzz demo-run
