@@ -28,6 +28,8 @@ static void print_quantize(const qy_plan_t *plan, FILE *file)
     char group[32] = "whole rows";
     if (plan->group)
         snprintf(group, sizeof group, "groups of %" PRId64, plan->group);
+    if (spec->quantize.method == QY_METHOD_RPTQ)
+        snprintf(group, sizeof group, "rows and clusters");
     fprintf(file, "quantize   %s, %" PRId64 " bits, %s, %s, %s start\n",
             names[spec->quantize.method], spec->quantize.weights.bits, group,
             spec->quantize.weights.symmetric ? "symmetric" : "asymmetric",

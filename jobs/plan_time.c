@@ -249,7 +249,8 @@ static void stream_rates(const timing_t *t, qy_plan_time_t *out)
     double on_disk = all - cache;
     double length = (double)plan->spec.calibration.sequence_length, block = block_s(t, 0);
     double walk = 2 * forward_s(t, (double)plan->n_samples, length);
-    double train = method == QY_METHOD_GPTQ   ? gptq_s(t)
+    bool rounded = method == QY_METHOD_GPTQ || method == QY_METHOD_RPTQ;
+    double train = rounded                    ? gptq_s(t)
                    : method == QY_METHOD_QLLM ? qllm_s(t)
                                               : (double)plan->block_ap.steps * step_s(t);
     out->stream_bytes_per_s = (epochs + 2) * on_disk / block;

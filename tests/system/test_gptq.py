@@ -2,23 +2,31 @@
 """GPTQ in whole jobs: better than rounding, the same bytes with one and two threads and after kills, in every order of
 work. usage: test_gptq.py QUARRY"""
 import json, os, signal, subprocess, sys
-from quarry_job import results, run, same_results, scratch, write_job
+from quarry_job import results, run, same_results, scratch, short_text, write_job
 
 quarry = sys.argv[1]
 JOB = """
 model: {data}/models/{model}
 run_dir: {run_dir}
-calibration: {{text: {data}/text/kjv/train.txt, samples: 16, sequence_length: 64, validation_samples: 4}}
+calibration: {{text: {data}/text/kjv/train.txt, samples: 64, sequence_length: 64, validation_samples: 4}}
 quantize: {{method: gptq, weights: {{bits: 3, group_size: 64}}, segments: {segments}}}
 gptq: {{init: min-max}}
-evaluate: [{{name: kjv, text: {text}, sequence_length: 64}}]
+evaluate: [{{name: kjv, text: {few}, sequence_length: 64}}]
 export: [gptq, compressed-tensors, hf]
 """
 ORDERED = ("--set", "gptq={static_groups: true, act_order: true, sequential: false, init: min-max}")
 
 
+def few_lines(folder):
+    """A tenth of the short text: the models of this test are compared with each other only."""
+    path = os.path.join(folder, "few.txt")
+    with open(short_text(folder, 6)) as source, open(path, "w") as out:
+        out.write(source.read())
+    return path
+
+
 def go(folder, name, *options, env=None, model="tiny-llama-kjv", segments=2, code=0):
-    job = write_job(folder, f"{name}.yaml", name, text=JOB, model=model, segments=segments)
+    job = write_job(folder, f"{name}.yaml", name, text=JOB, few=few_lines(folder), model=model, segments=segments)
     got, out = run([quarry, "run", job, "--quiet", *options], env=env)
     assert got == code, f"{name}: exit {got}\n{out}"
     return os.path.join(folder, name)
