@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 static qy_status_t fail_io(qy_error_t *err, const char *path, const char *call)
@@ -58,6 +59,21 @@ int qy_is_dir(const char *path)
 {
     struct stat st;
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+qy_status_t qy_disk_free(double *bytes, const char *path, qy_error_t *err)
+{
+    char folder[QY_PATH_MAX];
+    struct statvfs fs;
+    QY_TRY(qy_path(folder, err, "%s", path));
+    while (statvfs(folder, &fs) != 0) {
+        char *slash = strrchr(folder, '/');
+        if (errno != ENOENT || !slash)
+            return fail_io(err, folder, "statvfs");
+        slash[slash == folder] = '\0';
+    }
+    *bytes = (double)fs.f_bavail * (double)fs.f_frsize;
+    return QY_OK;
 }
 
 qy_status_t qy_temp_name(char out[QY_PATH_MAX], const char *path, qy_error_t *err)

@@ -1,6 +1,7 @@
 /*
- * Files that are read back: written to a temporary name beside the target, fsynced, renamed, and the
- * directory fsynced; so a file is whole or absent after any kill. Plus small path and reading helpers.
+ * Files that are read back: written to a temporary name beside the target, fsynced, renamed, and
+ * the directory fsynced; so a file is whole or absent after any kill. Plus small path and reading
+ * helpers.
  */
 #ifndef QY_BASE_FILE_H
 #define QY_BASE_FILE_H
@@ -20,6 +21,10 @@ qy_status_t qy_path(char out[QY_PATH_MAX], qy_error_t *err, const char *format, 
 qy_status_t qy_make_dirs(const char *path, qy_error_t *err);
 int qy_file_exists(const char *path);
 int qy_is_dir(const char *path);
+
+/* Bytes that may still be written where path is or would be: at the nearest folder above that is
+ * there. */
+qy_status_t qy_disk_free(double *bytes, const char *path, qy_error_t *err);
 
 /* The temporary name for path: "path.tmp.PID". */
 qy_status_t qy_temp_name(char out[QY_PATH_MAX], const char *path, qy_error_t *err);
@@ -41,7 +46,8 @@ qy_status_t qy_pread(int fd, const char *path, void *dst, size_t bytes, uint64_t
 /* write of exactly bytes. */
 qy_status_t qy_write_all(int fd, const char *path, const void *src, size_t bytes, qy_error_t *err);
 
-/* Removes everything named "*.tmp.PID" under dir, recursively; the caller knows that no writer lives. */
+/* Removes everything named "*.tmp.PID" under dir, recursively; the caller knows that no writer
+ * lives. */
 void qy_sweep_temps(const char *dir);
 
 /* Removes a folder and all in it. */

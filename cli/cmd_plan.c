@@ -57,7 +57,7 @@ static qy_status_t make(qy_plan_t **plan, const request_t *r, int64_t n_workers,
 static qy_status_t show(qy_plan_t *plan, const request_t *r, const numbers_t *n, bool *go,
                         qy_error_t *err)
 {
-    char verdict[256];
+    char verdict[640];
     if (r->calibrate)
         QY_TRY(qy_estimate_calibrate(plan, err));
     qy_estimate(plan);

@@ -10,6 +10,8 @@
 
 /* A node's disk that gives more than this, bytes/s, is not taken for granted. */
 static const double disk_most = 12e9;
+/* Waiting for a disk that the job states is borne up to this share of the time. */
+static const double most_wait = 0.05;
 
 void qy_estimate(qy_plan_t *plan)
 {
@@ -31,28 +33,103 @@ qy_status_t qy_estimate_calibrate(const qy_plan_t *plan, qy_error_t *err)
     return QY_OK;
 }
 
+typedef struct {
+    const qy_plan_t *plan;
+    int64_t per_node;
+    char *text;
+    size_t size;
+} verdict_t;
+
+static bool gpu_fits(const verdict_t *v, const qy_speed_t *speed)
+{
+    char want[32], have[32];
+    const qy_plan_t *plan = v->plan;
+    if (strcmp(speed->kind, "cuda") != 0 || speed->memory <= 0 ||
+        (double)plan->gpu_bytes + (double)QY_CONTEXT_BYTES <= speed->memory)
+        return true;
+    qy_plan_bytes_text(want, plan->gpu_bytes + (int64_t)QY_CONTEXT_BYTES);
+    qy_plan_bytes_text(have, (int64_t)speed->memory);
+    snprintf(v->text, v->size, "no-go: a worker needs %s of GPU memory, %s has %s", want,
+             speed->model, have);
+    return false;
+}
+
+/* What does not stay in host memory has to fit into scratch, here or as the job states it. */
+static bool scratch_holds(const verdict_t *v)
+{
+    const qy_plan_t *plan = v->plan;
+    const qy_spec_t *spec = &plan->spec;
+    char want[32], have[32], kept[32];
+    double per_node = (double)v->per_node, cache = (double)spec->resources.host_cache, room = 0;
+    if (cache <= 0) /* as the workers will choose */
+        cache = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / 2 / per_node;
+    double rest = ((double)plan->stream_bytes - cache) * per_node;
+    if (spec->resources.scratch_bytes > 0)
+        room = (double)spec->resources.scratch_bytes;
+    else if (rest > 0 && qy_disk_free(&room, spec->resources.scratch, NULL) != QY_OK)
+        return true; /* another machine's folder */
+    if (rest <= room)
+        return true;
+    qy_plan_bytes_text(want, (int64_t)rest);
+    qy_plan_bytes_text(kept, (int64_t)cache);
+    qy_plan_bytes_text(have, (int64_t)room);
+    snprintf(v->text, v->size,
+             "no-go: of its streams each worker holds %s in memory, which leaves %s to a node's "
+             "scratch: %.200s has %s; raise resources.host_cache, or state resources.scratch_bytes "
+             "where nodes have more",
+             kept, want, spec->resources.scratch, have);
+    return false;
+}
+
+static bool run_dir_holds(const verdict_t *v)
+{
+    const qy_plan_t *plan = v->plan;
+    char want[32], have[32];
+    double room;
+    if (!qy_plan_saves_bytes(plan) || qy_disk_free(&room, plan->spec.run_dir, NULL) != QY_OK ||
+        (double)plan->disk_bytes + (double)qy_plan_saves_bytes(plan) <= room)
+        return true;
+    qy_plan_bytes_text(want, qy_plan_saves_bytes(plan));
+    qy_plan_bytes_text(have, (int64_t)room);
+    snprintf(v->text, v->size,
+             "no-go: saved streams need %s beside the run's files, the run directory's disk has %s "
+             "left; raise checkpoint.recompute_minutes or take more segments",
+             want, have);
+    return false;
+}
+
+static bool scratch_feeds(const verdict_t *v)
+{
+    const qy_plan_time_t *time = &v->plan->time;
+    double asked = time->stream_bytes_per_s * (double)v->per_node;
+    double disk = v->plan->spec.resources.scratch_gbps * 1e9;
+    double wait = disk > 0 ? qy_plan_stream_wait(time, disk / (double)v->per_node) : 0;
+    if (wait > most_wait) {
+        snprintf(v->text, v->size,
+                 "no-go: the %lld workers of a node ask %.1f GB/s of its scratch disk and would "
+                 "wait %.0f %% of the time for %.1f (resources.scratch_gbps); raise "
+                 "resources.host_cache or use fewer workers a node",
+                 (long long)v->per_node, asked / 1e9, 100 * wait, disk / 1e9);
+        return false;
+    }
+    if (!(disk > 0) && asked > disk_most) {
+        snprintf(v->text, v->size,
+                 "no-go: the %lld workers of a node ask %.1f GB/s of its scratch disk, more than "
+                 "%.0f; raise resources.host_cache or use fewer workers a node",
+                 (long long)v->per_node, asked / 1e9, disk_most / 1e9);
+        return false;
+    }
+    return true;
+}
+
 bool qy_estimate_verdict(const qy_plan_t *plan, int64_t per_node, char *text, size_t size)
 {
     qy_speed_t speed = {0};
-    char want[32], have[32];
-    const qy_spec_t *spec = &plan->spec;
-    qy_speed_find(&speed, spec->resources.device, spec->resources.threads, NULL);
-    if (strcmp(speed.kind, "cuda") == 0 && speed.memory > 0 &&
-        (double)plan->gpu_bytes + (double)QY_CONTEXT_BYTES > speed.memory) {
-        qy_plan_bytes_text(want, plan->gpu_bytes + (int64_t)QY_CONTEXT_BYTES);
-        qy_plan_bytes_text(have, (int64_t)speed.memory);
-        snprintf(text, size, "no-go: a worker needs %s of GPU memory, %s has %s", want, speed.model,
-                 have);
+    char want[32];
+    const verdict_t v = {plan, per_node, text, size};
+    qy_speed_find(&speed, plan->spec.resources.device, plan->spec.resources.threads, NULL);
+    if (!gpu_fits(&v, &speed) || !scratch_holds(&v) || !scratch_feeds(&v) || !run_dir_holds(&v))
         return false;
-    }
-    double asked = plan->time.stream_bytes_per_s * (double)per_node;
-    if (asked > disk_most) {
-        snprintf(text, size,
-                 "no-go: the %lld workers of a node ask %.1f GB/s of its scratch disk, more than "
-                 "%.0f; raise resources.host_cache or use fewer workers a node",
-                 (long long)per_node, asked / 1e9, disk_most / 1e9);
-        return false;
-    }
     qy_plan_bytes_text(want, (plan->host_bytes + plan->cpu_bytes) * per_node);
     if (plan->time.device[0])
         snprintf(text, size, "go: about %.1f h; a node needs %s of memory", //

@@ -31,9 +31,10 @@ typedef struct {
     char device[128], source[128]; /* whose speeds, and from where */
     double phase_s[QY_N_TIME_PHASES];
     /* What a worker asks of its scratch disk, reading and writing together, over a block: on average, while
-     * it trains, while a stream walks; and the shares of the block's time that those two take. All 0:
-     * streams fit into memory. */
+     * it trains, while a stream walks (0: they fit into memory); and the shares of the block's time
+     * that those two take. */
     double stream_bytes_per_s, train_bytes_per_s, walk_bytes_per_s, train_share, walk_share;
+    double walk_s; /* of both streams through a block */
 } qy_plan_time_t;
 
 typedef struct {

@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 /* --- sizes ------------------------------------------------------------------------------------ */
@@ -235,20 +234,17 @@ qy_status_t qy_plan_check(const qy_plan_t *plan, const qy_model_t *model, qy_err
 
 qy_status_t qy_plan_check_fit(const qy_plan_t *plan, qy_error_t *err)
 {
-    char folder[QY_PATH_MAX], recorded[QY_PATH_MAX], want[32], have[32];
+    char recorded[QY_PATH_MAX], want[32], have[32];
+    double left;
     /* A run that is continued has its files already. */
     QY_TRY(qy_path(recorded, err, "%s/plan.json", plan->spec.run_dir));
     if (qy_file_exists(recorded))
         return QY_OK;
-    struct statvfs fs;
-    QY_TRY(existing_above(folder, plan->spec.run_dir, err));
-    if (statvfs(folder, &fs) != 0)
-        return qy_fail(err, QY_ERR_IO, "%s: statvfs: %s", folder, strerror(errno));
-    double left = (double)fs.f_bavail * (double)fs.f_frsize;
+    QY_TRY(qy_disk_free(&left, plan->spec.run_dir, err));
     qy_plan_bytes_text(want, plan->disk_bytes);
     qy_plan_bytes_text(have, left < 9e18 ? (int64_t)left : INT64_MAX);
     if ((double)plan->disk_bytes > left)
         return qy_fail(err, QY_ERR_ARG, "run_dir: the run needs %s of disk, %s has %s left", want,
-                       folder, have);
+                       plan->spec.run_dir, have);
     return QY_OK;
 }

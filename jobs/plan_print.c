@@ -2,6 +2,7 @@
 #include "jobs/plan.h"
 #include "jobs/plan_inner.h"
 #include "jobs/plan_time.h"
+#include "jobs/plan_time.h"
 #include "jobs/spec_table.h"
 
 #include <inttypes.h>
@@ -140,7 +141,11 @@ static void print_bytes(const qy_plan_t *plan, FILE *file)
     }
     fprintf(file, "%-10s %s of host memory a worker beside that; its streams are %s\n", word, host,
             streams);
-    fprintf(file, "disk       %s at most in the run directory, without exports\n", disk);
+    fprintf(file, "disk       %s at most in the run directory, without exports", disk);
+    qy_plan_bytes_text(disk, qy_plan_saves_bytes(plan));
+    if (qy_plan_saves_bytes(plan))
+        fprintf(file, "; %s for saved streams", disk);
+    fprintf(file, "\n");
 }
 
 /* "2.5 h", "3.1 min", "12 s" */

@@ -241,14 +241,15 @@ static void stream_rates(const timing_t *t, qy_plan_time_t *out)
 {
     const qy_plan_t *plan = t->plan;
     double cache = (double)plan->spec.resources.host_cache, all = (double)plan->stream_bytes;
+    double length = (double)plan->spec.calibration.sequence_length, block = block_s(t, 0);
+    double walk = 2 * forward_s(t, (double)plan->n_samples, length);
+    out->walk_s = walk;
     if (plan->n_samples == 0 || cache <= 0 || all <= cache)
         return;
     int method = plan->spec.quantize.method;
     double epochs =
         (double)(method == QY_METHOD_QLLM ? plan->spec.qllm.epochs : plan->spec.block_ap.epochs);
     double on_disk = all - cache;
-    double length = (double)plan->spec.calibration.sequence_length, block = block_s(t, 0);
-    double walk = 2 * forward_s(t, (double)plan->n_samples, length);
     bool rounded = method == QY_METHOD_GPTQ || method == QY_METHOD_RPTQ;
     double train = rounded                    ? gptq_s(t)
                    : method == QY_METHOD_QLLM ? qllm_s(t)
@@ -258,6 +259,23 @@ static void stream_rates(const timing_t *t, qy_plan_time_t *out)
     out->walk_bytes_per_s = walk > 0 ? 2 * on_disk / walk : 0;
     out->train_share = train / block;
     out->walk_share = walk / block;
+}
+
+int64_t qy_plan_saves_bytes(const qy_plan_t *plan)
+{
+    int64_t longest = 0, at_once = plan->n_segments;
+    for (int64_t k = 0; k < plan->n_segments; k++) {
+        int64_t n = plan->segment_start[k + 1] - plan->segment_start[k];
+        longest = n > longest ? n : longest;
+    }
+    /* The last block's streams are not saved: nothing comes after it. */
+    double walks_s = (double)(longest - 1) * plan->time.walk_s;
+    bool never = plan->time.device[0] && walks_s < 60 * plan->spec.checkpoint.recompute_minutes;
+    if (plan->n_samples == 0 || longest < 2 || never)
+        return 0;
+    at_once = plan->n_workers < at_once ? plan->n_workers : at_once;
+    double bytes = 2 * (double)at_once * (double)plan->stream_bytes;
+    return bytes < 9e18 ? (int64_t)bytes : INT64_MAX;
 }
 
 double qy_plan_stream_wait(const qy_plan_time_t *time, double disk)

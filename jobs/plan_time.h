@@ -20,6 +20,11 @@ qy_status_t qy_plan_estimate(qy_plan_t *plan, const qy_speed_t *speed, qy_error_
 /* Sum over the phases, s; 0 where there is no estimate. */
 double qy_plan_total_s(const qy_plan_t *plan);
 
+/* Room that saved streams take in the run directory at most, the old ones while new ones are
+ * written; 0 where by the estimate no restart would have to repeat more than
+ * checkpoint.recompute_minutes. */
+int64_t qy_plan_saves_bytes(const qy_plan_t *plan);
+
 /* Share of a block's time that the device waits for a scratch disk of so many bytes/s. */
 double qy_plan_stream_wait(const qy_plan_time_t *time, double disk);
 

@@ -13,11 +13,11 @@ json_t *qy_plan_time_object(const qy_plan_time_t *time)
     for (int i = 0; i < QY_N_TIME_PHASES; i++)
         json_object_set_new(phases, qy_time_phase_name((qy_time_phase_t)i),
                             json_real(time->phase_s[i]));
-    return json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:o}", "device", time->device, "source",
-                     time->source, "stream_bytes_per_s", time->stream_bytes_per_s,
+    return json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "device", time->device,
+                     "source", time->source, "stream_bytes_per_s", time->stream_bytes_per_s,
                      "train_bytes_per_s", time->train_bytes_per_s, "walk_bytes_per_s",
                      time->walk_bytes_per_s, "train_share", time->train_share, "walk_share",
-                     time->walk_share, "phase_s", phases);
+                     time->walk_share, "walk_s", time->walk_s, "phase_s", phases);
 }
 
 qy_status_t qy_plan_time_read(qy_plan_time_t *out, const json_t *root, const char *path,
@@ -36,6 +36,7 @@ qy_status_t qy_plan_time_read(qy_plan_time_t *out, const json_t *root, const cha
     QY_TRY(qy_json_f64(object, path, "walk_bytes_per_s", &time.walk_bytes_per_s, err));
     QY_TRY(qy_json_f64(object, path, "train_share", &time.train_share, err));
     QY_TRY(qy_json_f64(object, path, "walk_share", &time.walk_share, err));
+    QY_TRY(qy_json_f64(object, path, "walk_s", &time.walk_s, err));
     QY_TRY(qy_json_object(object, path, "phase_s", &phases, err));
     for (int i = 0; phases && i < QY_N_TIME_PHASES; i++)
         QY_TRY(qy_json_f64(phases, path, qy_time_phase_name((qy_time_phase_t)i), &time.phase_s[i],

@@ -111,6 +111,8 @@ typedef struct {
         char pipe[8];                    /* "auto", "mpi" */
         int64_t gpu_memory, host_cache;  /* bytes; 0: auto */
         char scratch[QY_PATH_MAX];       /* folder for streams beyond host_cache */
+        int64_t scratch_bytes;           /* of a node; 0: auto */
+        double scratch_gbps;             /* of a node; NAN: auto */
         int64_t threads;                 /* 0: auto */
         int64_t worker_timeout;          /* s */
     } resources;

@@ -44,4 +44,18 @@ with scratch() as folder:
     code, out = run([quarry, "plan", job, *gpu, "--set", "resources.host_cache=1000", "--workers", "2", "--workers-per-node",
                      "2"], env=env)
     assert code == 2 and "no-go: the 2 workers of a node ask" in out and "host_cache" in out, (code, out)
+
+    # A disk that is stated, its room and its speed: a block of 2 epochs trains for a minute and walks for 10 s.
+    scratch = [*gpu, "--set", "resources.host_cache=1000", "--set"]
+    def no_go(*what, text):
+        code, out = run([quarry, "plan", job, *scratch, *what], env=env)
+        assert code == 2 and "no-go: " + text in out, (what, code, out)
+    no_go("resources.scratch_bytes=1000", text="of its streams each worker holds 1000 B in memory, which leaves ")
+    no_go("resources.scratch_gbps=1", text="the 1 workers of a node ask ")
+    speeds[0] |= {"train": 1e6, "forward": 1e6}
+    json.dump({"speeds": speeds}, open(os.path.join(cache, "quarry", "speeds.json"), "w"))
+    code, out = run([quarry, "plan", job, *scratch, "resources.scratch_gbps=1"], env=env)
+    assert code == 0 and "while streams advance" in out and "for saved streams" in out, (code, out)
+    code, out = run([quarry, "plan", job, *scratch, "checkpoint.recompute_minutes=100000"], env=env)
+    assert code == 0 and "for saved streams" not in out, (code, out)
     print("calibrated, estimated, recorded; go and no-go")
