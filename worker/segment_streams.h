@@ -17,15 +17,11 @@ typedef struct {
     double advance_s; /* of walks since the last save: what a restart elsewhere would repeat */
 } qy_segment_streams_t;
 
-/*
- * Opens them for work on this block of the segment, the first one that is not finished. forward is
- * used for every walk and outlives them. ahead 1: samples of the target may be left behind this
- * block, as an earlier attempt left them; 0: the method looks at the walk itself, so that each is
- * to make it again.
- */
+/* Opens them for work on this block of the segment, the first one that is not finished. forward is
+ * used for every walk and outlives them. */
 qy_status_t qy_segment_streams_open(qy_segment_streams_t *s, const qy_work_t *work,
                                     qy_forward_t *forward, int64_t segment, int64_t block,
-                                    int ahead, qy_error_t *err);
+                                    qy_error_t *err);
 /* finished: the segment is, so scratch and saves are removed. NULL streams are fine. */
 void qy_segment_streams_close(qy_segment_streams_t *s, int finished);
 
