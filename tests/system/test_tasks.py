@@ -88,6 +88,12 @@ def check_job(folder, items):
     for variant in ("rounded", "stitched"):
         assert found[0][variant]["items"] == 60 and 0.3 < found[0][variant]["accuracy"] < 1, found
     assert found[0]["final"] is None
+    # The model card of an export says the same.
+    with open(os.path.join(run_dir, "export/hf/README.md")) as f:
+        card = f.read()
+    values = [100 * found[0][v][n] for v in ("original", "rounded", "stitched") for n in ("accuracy", "by_bytes")]
+    row = "| kjv | 60 | {:.2f}, {:.2f} | {:.2f}, {:.2f} | {:.2f}, {:.2f} | ".format(*values)
+    assert row in card, f"{row}\n{card}"
     # The run's model alone gives what the run measured.
     code, out = run([quarry, "eval", run_dir, "--task", TASK, "--device", "cpu"])
     assert code == 0 and f"accuracy {found[0]['stitched']['accuracy']:.4f} " in out, out
