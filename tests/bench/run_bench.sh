@@ -1,32 +1,59 @@
 #!/bin/sh
-# Times one decoder block: Quarry's kernels, its training step, and PyTorch doing the same on the same
-# GPU with the same numbers. Every PyTorch run checks its losses and gradients against bench_block's.
+# Times one decoder block: Quarry's training step, the advance of a stream and E2E-QP, with PyTorch doing the same on
+# the same GPU with the same numbers (every PyTorch run checks its losses and gradients against bench_block's); then
+# each kernel alone. Prints the table of docs/performance.md last.
 # Usage: tests/bench/run_bench.sh BUILD_DIR [PRESET…]   presets: 70b 7b 135m (default: all)
-# Takes minutes on one H200; needs python3 with torch.
+# Needs python3 with torch. KEYS, more key=value words for bench_block and bench_torch.py, OPS=0 leaves out the kernels.
 set -u
 
 here=$(dirname "$0")
 build=${1:?usage: run_bench.sh BUILD_DIR [PRESET...]}
 shift
 [ $# -gt 0 ] || set -- 70b 7b 135m
+keys="samples=10 per=8 ${KEYS:-}"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failed=0
 
+# median FILE: of the program's last line
+median() { sed -n 's/.*median \([0-9.]*\) ms.*/\1/p' "$1" | tail -1; }
+
+# row NAME MODES KEY=VALUE…
+row() {
+    name=$1 modes=$2
+    shift 2
+    # shellcheck disable=SC2086  # one word per key
+    "$build/tests/bench_block" "$@" $keys >"$work/ours" || failed=1
+    cat "$work/ours"
+    line="| $name | $(median "$work/ours") ms"
+    for mode in plain compiled; do
+        case $modes in
+        *$mode*)
+            # shellcheck disable=SC2086
+            python3 "$here/bench_torch.py" "$@" $keys mode=$mode expect="$work/ours" >"$work/theirs" || failed=1
+            grep -v '^losses\|^gradients' "$work/theirs"
+            line="$line | $(median "$work/theirs") ms"
+            ;;
+        *) line="$line | " ;;
+        esac
+    done
+    echo "$line |" >>"$work/table"
+}
+
 for preset in "$@"; do
     echo "== $preset"
-    for what in block-ap advance e2e; do
-        sizes="what=$what preset=$preset"
-        [ "$what" = e2e ] && [ "$preset" = 70b ] && sizes="$sizes batch=4 length=4096"
-        # shellcheck disable=SC2086  # one word per key
-        "$build/tests/bench_block" $sizes >"$work/expect" || failed=1
-        cat "$work/expect"
-        for mode in plain compiled; do
-            # shellcheck disable=SC2086
-            python3 "$here/bench_torch.py" $sizes mode=$mode expect="$work/expect" || failed=1
-        done
-    done
+    row "Block-AP step, $preset" "plain compiled" what=block-ap preset="$preset"
+    row "Block-AP step, $preset, f16" "" what=block-ap preset="$preset" compute=f16
+    row "advance of a stream, $preset" "plain" what=advance preset="$preset"
+    [ "$preset" = 70b ] || continue
+    row "E2E-QP, $preset, 4 x 4096" "plain" what=e2e preset="$preset" batch=4 length=4096
+    row "E2E-QP, $preset, 4 x 4096, recomputed" "" what=e2e preset="$preset" batch=4 length=4096 recompute=1
 done
-echo "== kernels, 70b"
-"$build/tests/bench_ops" || failed=1
+if [ "${OPS:-1}" = 1 ]; then
+    echo "== kernels, 70b"
+    "$build/tests/bench_ops" || failed=1
+fi
+echo "| | Quarry | PyTorch, plain | torch.compile, fused AdamW |"
+echo "|---|---|---|---|"
+cat "$work/table"
 exit $failed
