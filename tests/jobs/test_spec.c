@@ -354,8 +354,13 @@ static void test_long_path(void **state)
 static void test_configs(void **state)
 {
     (void)state;
-    static const char *const names[] = {"demo", "llama_w2g64", "llama_w4g128_sym",
-                                        "published/llama2_7b_w2g64", "published/llama2_70b_w2g64"};
+    static const char *const names[] = {"demo",
+                                        "llama_w2g64",
+                                        "llama_w4g128_sym",
+                                        "llama_gptq_w4g128",
+                                        "opt_rptq_w4a4",
+                                        "published/llama2_7b_w2g64",
+                                        "published/llama2_70b_w2g64"};
     static const char *const variables[] = {"MODEL", "RUN_DIR", "CALIBRATION_TEXT", "REDPAJAMA",
                                             "WIKITEXT2_TEST"};
     for (size_t i = 0; i < sizeof variables / sizeof *variables; i++)
