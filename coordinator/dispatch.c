@@ -420,6 +420,8 @@ static void end_run(qy_dispatch_t *d)
     qy_ledger_append(d->ledger, &entry, NULL);
     for (int i = 0; i < d->link->n_peers; i++)
         qy_dispatch_send(d, i, QY_MSG_STOP, NULL, 0, NULL);
+    if (d->end.status == QY_OK) /* of tasks that were killed; nobody writes any more */
+        qy_sweep_temps(d->plan->spec.run_dir);
     d->over = true;
 }
 
