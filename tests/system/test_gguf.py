@@ -32,7 +32,8 @@ def gguf_of(run_dir):
 
 
 with scratch() as folder:
-    text = short_text(folder, lines=1)
+    text = os.path.join(folder, "line.txt")
+    os.rename(short_text(folder, lines=1), text)
 
     def perplexity(what):
         out = quarry_run("eval", what, "--text", text, "--sequence-length", "64", "--device", "cpu", "--threads", "1")
