@@ -110,6 +110,22 @@ static void test_every_truncation(void **state)
     drop(&f);
 }
 
+/* Version 2 differs from 3 only in what it says of the byte order. */
+static void test_version_2(void **state)
+{
+    (void)state;
+    file_t f;
+    qy_gguf_header_t header;
+    load(&f, "qwen2.gguf");
+    assert_int_equal(f.header.version, 3);
+    f.bytes[4] = 2;
+    OK(qy_gguf_parse(&header, f.bytes, f.n, f.n, "x.gguf", &err));
+    assert_int_equal(header.version, 2);
+    assert_int_equal(header.n_tensors, f.header.n_tensors);
+    qy_gguf_header_free(&header);
+    drop(&f);
+}
+
 static void test_files(void **state)
 {
     (void)state;
@@ -219,6 +235,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_thing_wrong),
         cmocka_unit_test(test_every_truncation),
+        cmocka_unit_test(test_version_2),
         cmocka_unit_test(test_files),
         cmocka_unit_test(test_random_damage),
     };
