@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "../model/scratch.h"
@@ -202,6 +203,27 @@ static void in_place(const qy_device_t *dev)
     }
 }
 TEST_ON_DEVICES(in_place)
+
+/* What has been read ahead when a newer one is stored is not what is loaded. */
+static void read_ahead(const qy_device_t *dev)
+{
+    for (int mode = 1; mode < N_MODES; mode++) {
+        qy_stream_t *s = open_stream(dev, mode, NULL);
+        char bytes[BYTES];
+        fill_all(s, 0);
+        OK(qy_stream_expect_range(s, 12, 6, &err));
+        OK(qy_stream_read(s, 12, bytes, &err));
+        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL); /* the next ones come in */
+        make_sample(bytes, 13, 7);
+        OK(qy_stream_write(s, 13, 7, bytes, &err));
+        for (int64_t i = 13; i < 18; i++) {
+            OK(qy_stream_read(s, i, bytes, &err));
+            expect_sample(bytes, i, i == 13 ? 7 : 0);
+        }
+        qy_stream_destroy(&s);
+    }
+}
+TEST_ON_DEVICES(read_ahead)
 
 /* --- restart ---------------------------------------------------------------------------------- */
 
@@ -486,10 +508,11 @@ TEST_ON_DEVICES(alone)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_any_order), cmocka_unit_test(test_in_place),
-        cmocka_unit_test(test_restart),   cmocka_unit_test(test_damage),
-        cmocka_unit_test(test_no_room),   cmocka_unit_test(test_saves),
-        cmocka_unit_test(test_fill),      cmocka_unit_test(test_alone),
+        cmocka_unit_test(test_any_order),  cmocka_unit_test(test_in_place),
+        cmocka_unit_test(test_read_ahead), cmocka_unit_test(test_restart),
+        cmocka_unit_test(test_damage),     cmocka_unit_test(test_no_room),
+        cmocka_unit_test(test_saves),      cmocka_unit_test(test_fill),
+        cmocka_unit_test(test_alone),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }
