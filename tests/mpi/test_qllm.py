@@ -9,9 +9,9 @@ quarry = sys.argv[1]
 JOB = """
 model: {data}/models/{model}
 run_dir: {run_dir}
-calibration: {{text: {data}/text/kjv/train.txt, samples: 16, sequence_length: 64, validation_samples: 4}}
+calibration: {{text: {data}/text/kjv/train.txt, samples: 16, sequence_length: 32, validation_samples: 4}}
 quantize: {{method: qllm, weights: {{bits: 4, group_size: -1}}, activations: {{bits: 4}}, kv_cache: {{bits: 8}}, segments: 2}}
-qllm: {{epochs: 2, blocks_per_round: 2, least_gain: 0, search_samples: 4}}
+qllm: {{epochs: 1, blocks_per_round: 2, least_gain: 0, search_samples: 4}}
 e2e_qp: {{batch_size: 4}}
 evaluate: [{{name: kjv, text: {text}, sequence_length: 64}}]
 export: [hf]
