@@ -10,6 +10,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Between the device and a stream's scratch file, as worker/stream_io.c takes them. */
+static const int64_t STREAM_BUFFERS = (int64_t)384 << 20;
+
 enum { F32 = 4, F16 = 2, VARS = 3 /* a trained variable and its two moments */ };
 
 /* Sizes may be anything that a file says: products and sums stop at the largest number. */
@@ -67,8 +70,9 @@ static void size_memory(qy_plan_t *plan, const counts_t *n)
     int64_t sample = window_bytes(plan, spec->calibration.sequence_length);
     plan->stream_bytes = times(times(2, plan->n_samples), sample);
     int64_t cached = plan->stream_bytes;
-    if (spec->resources.host_cache)
-        cached = least(cached, spec->resources.host_cache);
+    if (spec->resources.host_cache && cached > spec->resources.host_cache)
+        cached = plus(spec->resources.host_cache,
+                      least(2 * STREAM_BUFFERS, times(2, plan->stream_bytes)));
     /* A checkpoint's block is widened to f32 on its way, with the next one read ahead. */
     plan->host_bytes = plus(cached, times(n->weights, 2 * F32));
     if (qy_spec_calibrates(spec)) /* a checkpoint on its way to the disk */

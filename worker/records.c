@@ -1,4 +1,4 @@
-#define _GNU_SOURCE /* O_DIRECT */
+#define _GNU_SOURCE /* O_DIRECT, fallocate */
 #include "worker/records.h"
 
 #include <errno.h>
@@ -73,10 +73,11 @@ qy_status_t qy_records_scratch(qy_records_t *r, const char *folder, const char *
         QY_TRY(qy_path(r->path, err, "%s/%s", folder, name));
     if (!name || !open_named(r, kept))
         QY_TRY(open_nameless(r, folder, err));
-    int code = *kept ? 0 : posix_fallocate(r->fd, 0, file_bytes(r));
-    if (code)
+    /* Where the file system cannot set room aside, only the length: writing then finds out. */
+    if (!*kept && fallocate(r->fd, 0, 0, file_bytes(r)) != 0 &&
+        (errno != EOPNOTSUPP || ftruncate(r->fd, file_bytes(r)) != 0))
         return qy_fail(err, QY_ERR_IO, "%s: no room for %lld bytes of scratch: %s", folder,
-                       (long long)file_bytes(r), strerror(code));
+                       (long long)file_bytes(r), strerror(errno));
     if (direct) /* refused by file systems without it, which are then used through the page cache */
         (void)fcntl(r->fd, F_SETFL, O_DIRECT);
     return QY_OK;
