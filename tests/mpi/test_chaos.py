@@ -184,8 +184,12 @@ def one_start(job, folder, table):
         except subprocess.TimeoutExpired:
             pass
     if p.poll() is None:
+        left = [(kind, pid, open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0], open(f"/proc/{pid}/wchan").read()) for pid, kind, _ in job.alive()]
         os.killpg(p.pid, signal.SIGKILL)
-        raise AssertionError(f"hangs for 120 s after {struck or commit}, {ranks} ranks")
+        for _, pid, _, _ in left:
+            os.kill(pid, signal.SIGKILL)
+        job.log.seek(0)
+        raise AssertionError(f"hangs for 120 s after {struck or commit}, {ranks} ranks; left {left}; said {job.log.read()[-600:]}")
     job.wait_gone()
     job.look_at_blocks()
     job.log.seek(0)
