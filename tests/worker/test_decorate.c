@@ -1,0 +1,138 @@
+/* Channel maps in a block: a permutation at each site, undone by its readers' weights, changes
+ * neither outputs nor gradients. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "../support/compare.h"
+#include "../support/devices.h"
+#include "golden_model.h"
+#include "kernels/columns.h"
+#include "worker/decorate.h"
+
+static const qy_site_t sites[] = {QY_SITE_ATTENTION_IN, QY_SITE_MLP_IN, QY_SITE_DOWN_IN};
+static const qy_site_t read_by[QY_N_LINEARS] = {
+    QY_SITE_ATTENTION_IN, QY_SITE_ATTENTION_IN, QY_SITE_ATTENTION_IN, QY_N_SITES,
+    QY_SITE_MLP_IN,       QY_SITE_MLP_IN,       QY_SITE_DOWN_IN};
+
+typedef struct {
+    golden_t g;
+    qy_block_t block;
+    qy_block_params_t params;
+    qy_block_acts_t acts;
+    qy_block_grads_t grads;
+    void *memory;
+} case_t;
+
+static void take(case_t *c, qy_arena_t *arena)
+{
+    qy_error_t err = {0};
+    const qy_arch_t *a = &c->g.model->arch;
+    qy_decoration_t decoration = {0};
+    for (int i = 0; i < 3; i++)
+        decoration.mapped[sites[i]] = true;
+    test_ok(qy_block_init(&c->block, c->g.dev, a, &decoration, c->g.length, arena, &err), err);
+    test_ok(qy_block_params_take(&c->params, &c->block, arena, &err), err);
+    test_ok(qy_block_acts_take(&c->acts, &c->block, c->g.batch, c->g.length, arena, &err), err);
+    test_ok(qy_block_grads_take(&c->grads, &c->block, c->g.batch, c->g.length, arena, &err), err);
+}
+
+static void open_case(case_t *c, const qy_device_t *dev, const char *name)
+{
+    qy_error_t err = {0};
+    qy_arena_t arena;
+    memset(c, 0, sizeof *c);
+    golden_open(&c->g, dev, name);
+    qy_arena_init(&arena, "test", NULL, 0);
+    take(c, &arena);
+    size_t bytes = arena.peak;
+    test_ok(qy_device_alloc(dev, &c->memory, bytes, &err), err);
+    qy_arena_init(&arena, "test", c->memory, bytes);
+    take(c, &arena);
+    qy_block_weights_t w;
+    test_ok(qy_block_weights_read(&w, c->g.model, 0, &err), err);
+    test_ok(qy_block_params_load(&c->params, &c->block, &w, &c->g.forward.staging, 1, &err), err);
+    qy_block_weights_free(&w);
+}
+
+/* Channels in another order at each site; the readers' columns likewise. */
+static void permute(case_t *c)
+{
+    qy_error_t err = {0};
+    const qy_device_t *dev = c->g.dev;
+    for (int i = 0; i < 3; i++) {
+        int64_t n = qy_site_channels(&c->g.model->arch, sites[i]);
+        int32_t *offsets = malloc((size_t)(n + 1) * sizeof *offsets);
+        int32_t *items = malloc((size_t)(QY_MAP_ITEMS * n) * sizeof *items);
+        qy_channels_identity(offsets, items, n);
+        for (int64_t k = 0; k < n; k++)
+            items[k] = (int32_t)((k * 7 + 3) % n); /* 7 divides none of the sizes */
+        test_ok(qy_channels_check(offsets, items, n, &err), err);
+        test_ok(qy_decorate_map(&c->params.map[sites[i]], dev, offsets, items, n, &err), err);
+        assert_true(c->params.map[sites[i]].active);
+        test_drop(offsets, items);
+    }
+    for (int k = 0; k < QY_N_LINEARS; k++) {
+        qy_tensor_t *w = &c->params.w[k];
+        if (!w->data || read_by[k] == QY_N_SITES)
+            continue;
+        const qy_channel_map_t *map = &c->params.map[read_by[k]];
+        qy_tensor_t moved = test_put_2d(dev, w->dtype, w->shape[0], w->shape[1], NULL);
+        test_ok(qy_column_mix(dev, &moved, w, &map->offsets, &map->items, &map->weights, &err),
+                err);
+        test_ok(qy_device_copy(dev, w->data, moved.data, qy_tensor_bytes(w), &err), err);
+        test_release(dev, &moved);
+    }
+}
+
+/* Output and gradient of the input for the golden input and a made-up gradient of the output. */
+static void both_ways(case_t *c, double **y, double **dx)
+{
+    qy_error_t err = {0};
+    const qy_device_t *dev = c->g.dev;
+    int64_t n, hidden = c->g.model->arch.hidden;
+    double *x = golden_get(&c->g, "hidden.0", &n);
+    double *dy = test_random(n, 5, 1.0, dev->compute);
+    qy_tensor_t tx = test_put_2d(dev, dev->compute, c->g.rows, hidden, x);
+    qy_tensor_t ty = test_put_2d(dev, dev->compute, c->g.rows, hidden, NULL);
+    qy_tensor_t td = test_put_2d(dev, dev->compute, c->g.rows, hidden, dy);
+    test_ok(qy_block_forward(&c->block, &c->params, &c->acts, &tx, &ty, &err), err);
+    test_ok(qy_block_backward(&c->block, &c->params, &c->acts, &c->grads, &td, 1, &err), err);
+    *y = test_get(dev, &ty);
+    *dx = test_get(dev, &td);
+    test_release_all(dev, &tx, &ty, &td);
+    test_drop(x, dy);
+}
+
+static void permuted(const qy_device_t *dev)
+{
+    static const char *const names[] = {"llama-gqa", "opt", "qwen3"};
+    for (int i = 0; i < 3; i++) {
+        case_t c;
+        double *y, *dx, *moved_y, *moved_dx;
+        open_case(&c, dev, names[i]);
+        int64_t n = c.g.rows * c.g.model->arch.hidden;
+        double tolerance = dev->compute == QY_F32 ? 1e-5 : 20 * test_epsilon(dev->compute);
+        both_ways(&c, &y, &dx);
+        permute(&c);
+        both_ways(&c, &moved_y, &moved_dx);
+        test_close("y", moved_y, y, n, tolerance * test_max_abs(y, n));
+        test_close("dx", moved_dx, dx, n, tolerance * test_max_abs(dx, n));
+        test_drop(y, dx, moved_y, moved_dx);
+        qy_device_free(dev, &c.memory);
+        golden_close(&c.g);
+    }
+}
+
+TEST_ON_DEVICES(permuted)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_permuted)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
