@@ -128,8 +128,12 @@ def is_task(pid):
         return False
 
 
-def strike(job, p, pause):
-    """Kills one process of a random kind after a pause; (kind, phase), or None where the run ended before."""
+def strike(job, p, pause, phase):
+    """Kills one process of a random kind after a pause, which begins in that phase (None: at once); (kind, phase), or None where the
+    run ended before."""
+    end = time.time() + 20
+    while phase and p.poll() is None and job.phase() != phase and time.time() < end:
+        time.sleep(0.02)
     try:
         p.wait(pause)
     except subprocess.TimeoutExpired:
@@ -170,12 +174,15 @@ def one_start(job, folder, table):
     """Starts the job once and kills it, unless there were kills enough; True when it has come to its end."""
     ranks, commit = rng.choice([1, rng.randint(1, args.ranks)]), rng.choice(sorted(COMMITS)) if rng.random() < 0.35 else None
     pause = rng.uniform(0.02, 0.3) if rng.random() < 0.25 else rng.uniform(0.1, args.pause)
+    phase = rng.choice(["capture", "quantize", "e2e_qp", "evaluate"]) if rng.random() < 0.3 else None
+    if phase:
+        pause = rng.uniform(0, 0.2)
     over = table.kills() >= args.kills or time.time() - began > args.seconds
     env = {"QUARRY_TEST_KILL": commit} if commit and not over else {}
     p = job.start(ranks, folder, **env)
     table.starts += 1
     table.ranks[ranks] = table.ranks.get(ranks, 0) + 1
-    struck = None if over or env else strike(job, p, pause)
+    struck = None if over or env else strike(job, p, pause, phase)
     end = time.time() + 120
     while p.poll() is None and time.time() < end:
         job.alive()
