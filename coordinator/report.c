@@ -97,8 +97,11 @@ static void put_subtitle(FILE *out, const qy_run_state_t *s, const char *version
 {
     char now[24], device[160];
     const qy_plan_t *plan = s->plan;
-    static const char *const methods[QY_N_METHODS] = {
-        [QY_METHOD_BLOCK_AP] = "Block-AP", [QY_METHOD_RTN] = "rounding", [QY_METHOD_GPTQ] = "GPTQ"};
+    static const char *const methods[QY_N_METHODS] = {[QY_METHOD_BLOCK_AP] = "Block-AP",
+                                                      [QY_METHOD_RTN] = "rounding",
+                                                      [QY_METHOD_GPTQ] = "GPTQ",
+                                                      [QY_METHOD_RPTQ] = "RPTQ",
+                                                      [QY_METHOD_QLLM] = "QLLM"};
     qy_utc(now);
     device_name(plan, device, sizeof device);
     fprintf(out, "<p class=\"sub\">%s to %" PRId64 " bits", methods[plan->spec.quantize.method],
