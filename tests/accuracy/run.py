@@ -84,7 +84,7 @@ CLUSTERS = {1: 24.377, 4: 23.694, 8: 23.541}
 for scheme, official in OFFICIAL.items():
     original = [("original", "tiny OPT: original, fp16", about(22.611, 0.005))] if scheme == "W4A16" else []
     JOBS.append((f"rptq-{scheme}-compat", rptq(OPT, scheme, "compat: true"), original + [("stitched", f"tiny OPT: RPTQ {scheme}, steps as published", about(official, 0.15))]))
-    JOBS.append((f"rptq-{scheme}", rptq(OPT, scheme), [("stitched", f"tiny OPT: RPTQ {scheme}", at_most(official + 0.15))]))
+    JOBS.append((f"rptq-{scheme}", rptq(OPT, scheme), [("stitched", f"tiny OPT: RPTQ {scheme}", at_most(official + 0.25))]))
 for n, official in CLUSTERS.items():
     JOBS.append((f"rptq-{n}-compat", rptq(OPT, "W4A4", "compat: true", f"clusters: {n}", f"head_clusters: {n}"),
                  [("stitched", f"tiny OPT: RPTQ W4A4, {n} cluster{'s' if n > 1 else ''} everywhere, steps as published", about(official, 0.15))]))
