@@ -24,6 +24,24 @@ qy_variant_source_t qy_eval_source(eval_t *e)
     return source;
 }
 
+/* Weights behind channel maps are of use only with them, which a plain directory does not run. */
+static qy_status_t check_maps(const char *dir, qy_error_t *err)
+{
+    char path[QY_PATH_MAX], *text;
+    size_t bytes;
+    enum { MOST = 1 << 30 };
+    QY_TRY(qy_path(path, err, "%s/quarry.json", dir));
+    if (!qy_file_exists(path))
+        return QY_OK;
+    QY_TRY(qy_file_read(path, MOST, &text, &bytes, err));
+    int reassembled = strstr(text, "\"channel_maps\"") && strstr(text, "\"offsets\"");
+    free(text);
+    if (reassembled)
+        return qy_fail(err, QY_ERR_UNSUPPORTED,
+                       "%s: channels are reassembled at run time; evaluate the run directory", dir);
+    return QY_OK;
+}
+
 static qy_status_t open_all(eval_t *e, const char *path, const char *device, int threads,
                             qy_error_t *err)
 {
@@ -31,6 +49,8 @@ static qy_status_t open_all(eval_t *e, const char *path, const char *device, int
     QY_TRY(qy_path(plan_path, err, "%s/plan.json", path));
     if (qy_file_exists(plan_path))
         QY_TRY(qy_plan_load(&e->plan, path, err));
+    if (!e->plan)
+        QY_TRY(check_maps(path, err));
     const char *model = e->plan ? e->plan->spec.model : path;
     QY_TRY(qy_model_open(&e->model, model, err));
     if (e->length > e->model->arch.max_positions)
