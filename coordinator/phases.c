@@ -243,7 +243,7 @@ static qy_status_t cut_text(cut_t *cut, const qy_plan_t *plan, const char *name,
     int64_t windows = 0;
     QY_TRY(qy_store_read_tokens(&tokens, &windows, &cut->length, plan, name, err));
     free(tokens);
-    cut->n_ranges = (int)qy_plan_evaluate_ranges(windows, cut->length);
+    cut->n_ranges = (int)qy_plan_evaluate_ranges(plan, windows, cut->length);
     for (int r = 0; r < cut->n_ranges; r++) {
         int64_t n;
         qy_plan_range(windows, cut->n_ranges, r, &cut->first[r], &n);

@@ -3,8 +3,10 @@
 #include "base/hash.h"
 #include "jobs/digest.h"
 #include "jobs/plan_inner.h"
+#include "jobs/plan_time.h"
 #include "jobs/spec_table.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,11 +20,36 @@ int64_t qy_plan_segment_of(const qy_plan_t *plan, int64_t block)
     return segment;
 }
 
-int64_t qy_plan_evaluate_ranges(int64_t n_windows, int64_t length)
+static int64_t least(int64_t a, int64_t b)
 {
-    int64_t n = n_windows * length / QY_EVALUATE_TOKENS;
-    n = n < n_windows ? n : n_windows;
-    return n < 1 ? 1 : n < QY_EVALUATE_RANGES ? n : QY_EVALUATE_RANGES;
+    return a < b ? a : b;
+}
+
+/* Arithmetic that is worth a task of its own: a second or less of a GPU, about as long as it takes
+ * a process to open one; minutes of a CPU. */
+static const double range_flops = 2e13;
+
+/* n windows of a walk through all blocks in at least `fewest` ranges, at most `most`, never empty.
+ */
+static int64_t ranges_by_work(const qy_plan_t *plan, int64_t n, int64_t length, int64_t fewest,
+                              int64_t most)
+{
+    double flops = (double)plan->arch.n_blocks *
+                   qy_block_flops(&plan->arch, (double)(n * length), (double)length);
+    double wanted = fmin(fmax(ceil(flops / range_flops), (double)fewest), (double)most);
+    return n < 1 ? 1 : least((int64_t)wanted, n);
+}
+
+int64_t qy_plan_evaluate_ranges(const qy_plan_t *plan, int64_t n_windows, int64_t length)
+{
+    return ranges_by_work(plan, n_windows, length, QY_LEAST_EVALUATE_RANGES, QY_EVALUATE_RANGES);
+}
+
+static int64_t capture_ranges(const qy_plan_t *plan, int64_t n_samples, int64_t length)
+{
+    if (n_samples < 1)
+        return 0;
+    return ranges_by_work(plan, n_samples, length, QY_LEAST_CAPTURE_RANGES, QY_CAPTURE_RANGES);
 }
 
 void qy_plan_range(int64_t n, int64_t n_ranges, int64_t r, int64_t *first, int64_t *count)
@@ -32,11 +59,6 @@ void qy_plan_range(int64_t n, int64_t n_ranges, int64_t r, int64_t *first, int64
         return;
     *first = r * n / n_ranges;
     *count = (r + 1) * n / n_ranges - *first;
-}
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
 }
 
 /* --- making ----------------------------------------------------------------------------------- */
@@ -73,13 +95,15 @@ void qy_plan_derive(qy_plan_t *plan, int64_t n_segments, int64_t n_workers)
         plan->segment_start[k] = k * plan->arch.n_blocks / n_segments;
     if (qy_spec_calibrates(spec))
         plan->n_samples = spec->calibration.samples + spec->calibration.validation_samples;
-    plan->n_ranges = n_segments > 1 ? least(QY_CAPTURE_RANGES, plan->n_samples) : 0;
+    plan->n_ranges = n_segments > 1
+                         ? capture_ranges(plan, plan->n_samples, spec->calibration.sequence_length)
+                         : 0;
     if (spec->e2e_qp.present) {
         plan->e2e_samples = spec->e2e_qp.samples ? spec->e2e_qp.samples : spec->calibration.samples;
         plan->e2e_length = spec->e2e_qp.sequence_length ? spec->e2e_qp.sequence_length
                                                         : spec->calibration.sequence_length;
         if (spec->e2e_qp.loss == QY_LOSS_DISTILL)
-            plan->n_e2e_ranges = least(QY_CAPTURE_RANGES, plan->e2e_samples);
+            plan->n_e2e_ranges = capture_ranges(plan, plan->e2e_samples, plan->e2e_length);
     }
     qy_plan_resolve_rates(plan);
     qy_plan_size(plan);

@@ -12,8 +12,8 @@
 
 enum { QY_MAX_SEGMENTS = 1024, QY_CAPTURE_RANGES = 16, QY_EVALUATE_RANGES = 8 };
 
-/* Tokens of an evaluation that are worth a task of their own. */
-enum { QY_EVALUATE_TOKENS = 16384 };
+/* Ranges of a walk through the model, however little there is to do: some for several workers. */
+enum { QY_LEAST_CAPTURE_RANGES = 4, QY_LEAST_EVALUATE_RANGES = 2 };
 
 typedef enum {
     QY_TIME_TOKENS,
@@ -104,8 +104,9 @@ void qy_plan_bytes_text(char out[32], int64_t bytes);
 /* Segment that block belongs to. */
 int64_t qy_plan_segment_of(const qy_plan_t *plan, int64_t block);
 
-/* Ranges that the windows of an evaluation text are cut into: 1…QY_EVALUATE_RANGES. */
-int64_t qy_plan_evaluate_ranges(int64_t n_windows, int64_t length);
+/* Ranges that the windows of an evaluation text are cut into, by their work, at most QY_EVALUATE_RANGES:
+ * each is a process that opens the device. */
+int64_t qy_plan_evaluate_ranges(const qy_plan_t *plan, int64_t n_windows, int64_t length);
 
 /* Range r of n items in R ranges: [⌊r n/R⌋, ⌊(r+1) n/R⌋); empty where r is none of them. */
 void qy_plan_range(int64_t n, int64_t n_ranges, int64_t r, int64_t *first, int64_t *count);

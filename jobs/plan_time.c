@@ -217,7 +217,7 @@ static double evaluate_s(const timing_t *t, const double tokens[QY_MAX_EVALUATE]
     for (int i = 0; i < plan->spec.n_evaluate; i++) {
         double length = (double)plan->spec.evaluate[i].sequence_length;
         double windows = floor(tokens[i] / length);
-        double ranges = (double)qy_plan_evaluate_ranges((int64_t)windows, (int64_t)length);
+        double ranges = (double)qy_plan_evaluate_ranges(plan, (int64_t)windows, (int64_t)length);
         double all = (double)(plan->spec.e2e_qp.present ? QY_N_VARIANTS : QY_N_VARIANTS - 1);
         double walk = walk_s(t, windows / ranges, length, t->blocks) + t->rim / t->speed->read +
                       qy_head_flops(&plan->arch, windows / ranges * length) / t->speed->head;

@@ -159,7 +159,8 @@ static qy_status_t subject_read(subject_t *s, const qy_plan_t *plan, const qy_ta
     *s = (subject_t){0};
     if (!e->task[0]) {
         QY_TRY(qy_store_read_tokens(&s->tokens, &all, &s->length, plan, e->name, err));
-        qy_plan_range(all, qy_plan_evaluate_ranges(all, s->length), task->range, &s->first, &s->n);
+        qy_plan_range(all, qy_plan_evaluate_ranges(plan, all, s->length), task->range, &s->first,
+                      &s->n);
         return QY_OK;
     }
     QY_TRY(qy_store_read_choices(&s->choices, plan, e->name, err));

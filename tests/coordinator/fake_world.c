@@ -194,8 +194,8 @@ int64_t world_ranges(const fake_run_t *run)
     int64_t n, length;
     assert_int_equal(qy_store_read_tokens(&tokens, &n, &length, run->plan, "a", NULL), QY_OK);
     free(tokens);
-    assert_true(qy_plan_evaluate_ranges(n, length) > 1);
-    return qy_plan_evaluate_ranges(n, length);
+    assert_true(qy_plan_evaluate_ranges(run->plan, n, length) > 1);
+    return qy_plan_evaluate_ranges(run->plan, n, length);
 }
 
 void world_check_perplexities(const fake_run_t *run, int n_variants)

@@ -41,7 +41,7 @@ static void test_whole_run(void **state)
     world_say_hello_all(&w);
     world_drive_to_end(&w);
     assert_string_equal(w.phases, "tokens capture quantize stitch e2e_qp evaluate export ");
-    assert_int_equal(w.n_tasks[QY_TASK_CAPTURE], 8 + 4);
+    assert_int_equal(w.n_tasks[QY_TASK_CAPTURE], 4 + 4);
     assert_int_equal(w.n_tasks[QY_TASK_SEGMENT], 3);
     assert_int_equal(w.n_tasks[QY_TASK_EVALUATE], QY_N_VARIANTS * world_ranges(&run));
     assert_int_equal(w.n_e2e, 3);

@@ -221,7 +221,7 @@ static void test_duplicates(void **state)
     world_say_hello_all(&w);
     world_drive_to_end(&w);
     assert_int_equal(w.played, 2);
-    assert_int_equal(w.n_tasks[QY_TASK_CAPTURE], 8);
+    assert_int_equal(w.n_tasks[QY_TASK_CAPTURE], 4);
     world_end(&w);
     assert_int_equal(world_count_entries(&run, QY_LEDGER_FAILED, "a result for task 2"), 2);
     fake_run_destroy(&run);

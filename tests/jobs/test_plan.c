@@ -48,7 +48,7 @@ static void test_segments(void **state)
             assert_true(plan->segment_start[k] <= b && b < plan->segment_start[k + 1]);
         }
         assert_int_equal(plan->n_samples, 10);
-        assert_int_equal(plan->n_ranges, plan->n_segments > 1 ? 10 : 0);
+        assert_int_equal(plan->n_ranges, plan->n_segments > 1 ? 4 : 0);
         qy_plan_destroy(&plan);
         assert_null(plan);
     }
@@ -169,7 +169,7 @@ static void test_e2e_rates(void **state)
     assert_int_equal(plan->e2e.steps_per_epoch, 32);
     assert_int_equal(plan->e2e.warmup, 4);
     assert_close(plan->e2e.lr, 0.6 / 65.0, 1e-15);
-    assert_int_equal(plan->n_e2e_ranges, 16);
+    assert_int_equal(plan->n_e2e_ranges, 4);
     double sum = 0.0;
     for (int64_t k = 0; k < 128; k++)
         sum += qy_e2e_rate(plan, k);
@@ -348,7 +348,7 @@ static void test_print(void **state)
         "segments   4 (auto), workers 4",
         "blocks 1 to 2",
         "block 3\n",
-        "capture    18 tasks",
+        "capture    8 tasks",
         "quantize   4 tasks",
         "distill, 2 steps (1 of warmup) of 4 windows",
         "kjv: /",
