@@ -62,8 +62,9 @@ with scratch() as folder:
         name = f"{number.name}-{whom.split()[0]}"
         job, run_dir = write_job(folder, f"{name}.yaml", name, JOB, model=model), os.path.join(folder, name)
         times = [stop_once(2, job, run_dir, number, whom, ('"phase":"quantize"', '"step"'))]
-        saved = [n for n in os.listdir(os.path.join(run_dir, "blocks")) if "partial" in n]
-        assert saved, os.listdir(os.path.join(run_dir, "blocks"))
+        blocks = os.listdir(os.path.join(run_dir, "blocks"))
+        saved = [n for n in blocks if "partial" in n]
+        assert saved or len(blocks) == 2, blocks  # where the signal came late, both are finished
         times.append(stop_once(2, job, run_dir, number, whom, ('"phase":"e2e_qp"',)))
         code, out = launch.run(quarry, 1, job)
         assert code == 0, f"exit {code}\n{out}"

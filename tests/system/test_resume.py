@@ -8,7 +8,7 @@ from quarry_job import results, run, same_results, scratch, write_job
 quarry = sys.argv[1]
 # What is being committed when the group dies; each is one kill in the phase named beside it.
 # In the order of a run: a name that is not reached any more would let the run finish.
-KILLS = [("tokens/calibration", "tokens"), ("segments/01/07", "capture"), ("segments/02/09", "capture"), ("segments/teacher/05", "capture"), *((f"blocks/{b:03d}", f"block {b}") for b in range(6)),
+KILLS = [("tokens/calibration", "tokens"), ("segments/01/02", "capture"), ("segments/02/02", "capture"), ("segments/teacher/01", "capture"), *((f"blocks/{b:03d}", f"block {b}") for b in range(6)),
          ("model/model.h5", "stitch"), ("e2e/step-00001/003", "e2e_qp"), ("e2e/step-00003/000", "e2e_qp"),
          ("export/hf", "export")]
 
