@@ -151,28 +151,23 @@ static qy_status_t add_item(builder_t *b, const json_t *item, const char *where,
 
 /* --- the file --------------------------------------------------------------------------------- */
 
+static qy_status_t take_line(void *context, const char *line, size_t bytes, const char *where,
+                             qy_error_t *err)
+{
+    json_t *item;
+    QY_TRY(qy_json_parse(&item, line, bytes, where, err));
+    qy_status_t status = add_item(context, item, where, err);
+    json_decref(item);
+    return status;
+}
+
 static qy_status_t read_lines(builder_t *b, const char *path, const char *text, size_t bytes,
                               qy_error_t *err)
 {
-    qy_status_t status = QY_OK;
-    long number = 1;
-    for (size_t at = 0, n; at < bytes && status == QY_OK; at += n + 1, number++) {
-        const char *end = memchr(text + at, '\n', bytes - at);
-        n = end ? (size_t)(end - text) - at : bytes - at;
-        if (strspn(text + at, " \t\r") >= n) /* the text ends in a NUL */
-            continue;
-        char where[QY_PATH_MAX + 32];
-        json_t *item;
-        snprintf(where, sizeof where, "%s: line %ld", path, number);
-        status = qy_json_parse(&item, text + at, n, where, err);
-        if (status != QY_OK)
-            break;
-        status = add_item(b, item, where, err);
-        json_decref(item);
-    }
-    if (status == QY_OK && b->task.n_items == 0)
-        status = qy_fail(err, QY_ERR_FORMAT, "%s: holds no item", path);
-    return status;
+    QY_TRY(qy_json_lines(path, text, bytes, take_line, b, err));
+    if (b->task.n_items == 0)
+        return qy_fail(err, QY_ERR_FORMAT, "%s: holds no item", path);
+    return QY_OK;
 }
 
 static int shorter_first(const void *a, const void *b)

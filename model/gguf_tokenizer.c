@@ -194,16 +194,5 @@ static qy_status_t fill(json_t *root, const qy_gguf_vocab_t *vocab, qy_error_t *
 
 qy_status_t qy_gguf_tokenizer(json_t **out, const qy_gguf_t *gguf, qy_error_t *err)
 {
-    qy_gguf_vocab_t vocab;
-    QY_TRY(qy_gguf_vocab_read(&vocab, gguf, err));
-    json_t *root = json_object();
-    qy_status_t status =
-        root ? fill(root, &vocab, err) : qy_fail(err, QY_ERR_MEMORY, "%s: no memory", gguf->path);
-    qy_gguf_vocab_free(&vocab);
-    if (status != QY_OK) {
-        json_decref(root);
-        return status;
-    }
-    *out = root;
-    return QY_OK;
+    return qy_gguf_vocab_object(out, gguf, fill, err);
 }

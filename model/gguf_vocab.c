@@ -227,9 +227,8 @@ static qy_status_t fill_special(json_t *root, const qy_gguf_vocab_t *v, qy_error
     return QY_OK;
 }
 
-static qy_status_t make_object(json_t **out, const qy_gguf_t *gguf,
-                               qy_status_t (*fill)(json_t *, const qy_gguf_vocab_t *, qy_error_t *),
-                               qy_error_t *err)
+qy_status_t qy_gguf_vocab_object(json_t **out, const qy_gguf_t *gguf, qy_gguf_fill_fn fill,
+                                 qy_error_t *err)
 {
     qy_gguf_vocab_t vocab;
     QY_TRY(qy_gguf_vocab_read(&vocab, gguf, err));
@@ -247,10 +246,10 @@ static qy_status_t make_object(json_t **out, const qy_gguf_t *gguf,
 
 qy_status_t qy_gguf_tokenizer_config(json_t **out, const qy_gguf_t *gguf, qy_error_t *err)
 {
-    return make_object(out, gguf, fill_config, err);
+    return qy_gguf_vocab_object(out, gguf, fill_config, err);
 }
 
 qy_status_t qy_gguf_special_tokens(json_t **out, const qy_gguf_t *gguf, qy_error_t *err)
 {
-    return make_object(out, gguf, fill_special, err);
+    return qy_gguf_vocab_object(out, gguf, fill_special, err);
 }

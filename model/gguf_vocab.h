@@ -31,6 +31,11 @@ typedef struct {
 qy_status_t qy_gguf_vocab_read(qy_gguf_vocab_t *out, const qy_gguf_t *gguf, qy_error_t *err);
 void qy_gguf_vocab_free(qy_gguf_vocab_t *vocab);
 
+/* A new object that fill makes of the vocabulary; the caller decrefs. Errors: read's and fill's. */
+typedef qy_status_t (*qy_gguf_fill_fn)(json_t *root, const qy_gguf_vocab_t *vocab, qy_error_t *err);
+qy_status_t qy_gguf_vocab_object(json_t **out, const qy_gguf_t *gguf, qy_gguf_fill_fn fill,
+                                 qy_error_t *err);
+
 /* −1 where there is no such token. */
 int64_t qy_gguf_vocab_find(const qy_gguf_vocab_t *vocab, qy_gguf_text_t text);
 int qy_gguf_vocab_type(const qy_gguf_vocab_t *vocab, int64_t id);

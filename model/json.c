@@ -1,6 +1,8 @@
 #include "model/json.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/file.h"
 
@@ -42,6 +44,22 @@ qy_status_t qy_json_parse(json_t **out, const char *text, size_t bytes, const ch
         return QY_ERR_FORMAT;
     }
     *out = root;
+    return QY_OK;
+}
+
+qy_status_t qy_json_lines(const char *path, const char *text, size_t bytes, qy_json_line_fn take,
+                          void *context, qy_error_t *err)
+{
+    long number = 1;
+    for (size_t at = 0, n; at < bytes; at += n + 1, number++) {
+        const char *end = memchr(text + at, '\n', bytes - at);
+        n = end ? (size_t)(end - text) - at : bytes - at;
+        if (strspn(text + at, " \t\r") >= n) /* the text ends in a NUL */
+            continue;
+        char where[QY_PATH_MAX + 32];
+        snprintf(where, sizeof where, "%s: line %ld", path, number);
+        QY_TRY(take(context, text + at, n, where, err));
+    }
     return QY_OK;
 }
 

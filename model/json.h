@@ -19,6 +19,13 @@ qy_status_t qy_json_parse(json_t **out, const char *text, size_t bytes, const ch
 /* The object that is the whole of a file. IO, FORMAT. */
 qy_status_t qy_json_read(json_t **out, const char *path, size_t max_bytes, qy_error_t *err);
 
+/* What becomes of a line of a .jsonl; where names file and line. */
+typedef qy_status_t (*qy_json_line_fn)(void *context, const char *line, size_t bytes,
+                                       const char *where, qy_error_t *err);
+/* Gives take each line of text that is not blank, until one fails. A NUL must follow the text. */
+qy_status_t qy_json_lines(const char *path, const char *text, size_t bytes, qy_json_line_fn take,
+                          void *context, qy_error_t *err);
+
 /*
  * Optional keys: absent or null leaves *out as it is; another type than the wanted one is FORMAT.
  * Strings and objects are borrowed from the object. A whole number counts as a real one.

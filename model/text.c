@@ -95,9 +95,10 @@ static qy_status_t join(collector_t *c, const char *text, size_t bytes, qy_error
     return QY_OK;
 }
 
-static qy_status_t take_line(collector_t *c, const char *line, size_t bytes, const char *where,
+static qy_status_t take_line(void *context, const char *line, size_t bytes, const char *where,
                              qy_error_t *err)
 {
+    collector_t *c = context;
     json_error_t problem;
     json_t *root = json_loadb(line, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &problem);
     if (!root)
@@ -119,17 +120,7 @@ static qy_status_t read_lines(builder_t *b, const char *path, const char *text, 
                               bool joined, qy_error_t *err)
 {
     collector_t c = {.builder = b, .join = joined};
-    qy_status_t status = QY_OK;
-    long number = 1;
-    for (size_t at = 0, n; at < bytes && status == QY_OK; at += n + 1, number++) {
-        const char *end = memchr(text + at, '\n', bytes - at);
-        n = end ? (size_t)(end - text) - at : bytes - at;
-        if (strspn(text + at, " \t\r") >= n) /* the text ends in a NUL */
-            continue;
-        char where[QY_PATH_MAX + 32];
-        snprintf(where, sizeof where, "%s: line %ld", path, number);
-        status = take_line(&c, text + at, n, where, err);
-    }
+    qy_status_t status = qy_json_lines(path, text, bytes, take_line, &c, err);
     if (status == QY_OK && c.some)
         status = add_document(b, c.joined, c.used, path, err);
     free(c.joined);

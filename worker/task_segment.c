@@ -204,16 +204,17 @@ static qy_status_t quantize_block(segment_t *s, int64_t block, qy_block_weights_
                                   qy_qblock_t *q, losses_t *losses, qy_error_t *err)
 {
     *losses = (losses_t){{(double)NAN, (double)NAN}, (double)NAN, (double)NAN};
-    if (is_rptq(s))
+    if (is_rptq(s)) {
         QY_TRY(run_rptq(s, block, weights, q, losses, err));
-    else if (s->training)
-        QY_TRY(train(s, block, weights, losses, err));
-    else
-        QY_TRY(qy_block_ap_start(&s->trainer, weights, err));
-    if (!is_rptq(s))
+    } else {
+        if (s->training)
+            QY_TRY(train(s, block, weights, losses, err));
+        else
+            QY_TRY(qy_block_ap_start(&s->trainer, weights, err));
         QY_TRY(qy_block_ap_freeze(&s->trainer, weights, q, err));
-    if (s->training && !is_rptq(s))
-        QY_TRY(settle(s, q, losses, err));
+        if (s->training)
+            QY_TRY(settle(s, q, losses, err));
+    }
     QY_TRY(write_block(s, block, q, losses, err));
     qy_block_save_drop(s->plan, block);
     if (!s->training || block + 1 == s->end)
@@ -222,9 +223,30 @@ static qy_status_t quantize_block(segment_t *s, int64_t block, qy_block_weights_
     return qy_segment_streams_pass(&s->streams, s->streams.input, block, err);
 }
 
+/* Tells that a block is finished: after so many steps, with what was taken for it. */
+static void say_done(const segment_t *s, int64_t block, int64_t steps, const losses_t *losses,
+                     double seconds, double stall_s)
+{
+    double last = 0;
+    qy_hooks_progress(s->work->hooks, &last,
+                      &(qy_progress_t){.task_id = s->task->id,
+                                       .kind = QY_TASK_SEGMENT,
+                                       .block = block,
+                                       .block_done = 1,
+                                       .step = steps,
+                                       .n_steps = steps,
+                                       .loss = losses->training.last,
+                                       .loss_before = losses->training.first,
+                                       .loss_after = losses->training.last,
+                                       .validation_before = losses->validation_before,
+                                       .validation_after = losses->validation_after,
+                                       .seconds = seconds,
+                                       .stall_s = stall_s});
+}
+
 static qy_status_t do_block(segment_t *s, int64_t block, qy_error_t *err)
 {
-    double began = qy_now_s(), last = 0, stall_s = qy_segment_streams_stall_s(&s->streams);
+    double began = qy_now_s(), stall_s = qy_segment_streams_stall_s(&s->streams);
     qy_quant_form_t form = qy_plan_form(s->plan);
     qy_block_weights_t weights;
     qy_qblock_t q;
@@ -235,21 +257,8 @@ static qy_status_t do_block(segment_t *s, int64_t block, qy_error_t *err)
     status = quantize_block(s, block, &weights, &q, &losses, err);
     qy_qblock_free(&q);
     if (status == QY_OK)
-        qy_hooks_progress(
-            s->work->hooks, &last,
-            &(qy_progress_t){.task_id = s->task->id,
-                             .kind = QY_TASK_SEGMENT,
-                             .block = block,
-                             .block_done = 1,
-                             .step = s->plan->block_ap.steps,
-                             .n_steps = s->plan->block_ap.steps,
-                             .loss = losses.training.last,
-                             .loss_before = losses.training.first,
-                             .loss_after = losses.training.last,
-                             .validation_before = losses.validation_before,
-                             .validation_after = losses.validation_after,
-                             .seconds = qy_now_s() - began,
-                             .stall_s = qy_segment_streams_stall_s(&s->streams) - stall_s});
+        say_done(s, block, s->plan->block_ap.steps, &losses, qy_now_s() - began,
+                 qy_segment_streams_stall_s(&s->streams) - stall_s);
 free_weights:
     qy_block_weights_free(&weights);
     return status;
@@ -319,7 +328,7 @@ static qy_status_t quantize_round(segment_t *s, int64_t first, int64_t n, qy_qbl
 /* All blocks of a round carry its losses. */
 static qy_status_t do_round(segment_t *s, int64_t first, int64_t n, qy_error_t *err)
 {
-    double began = qy_now_s(), last = 0, stall_s = qy_segment_streams_stall_s(&s->streams);
+    double began = qy_now_s(), stall_s = qy_segment_streams_stall_s(&s->streams);
     losses_t losses = {{(double)NAN, (double)NAN}, (double)NAN, (double)NAN};
     qy_qblock_t *q = calloc((size_t)n, sizeof *q);
     if (!q)
@@ -330,20 +339,8 @@ static qy_status_t do_round(segment_t *s, int64_t first, int64_t n, qy_error_t *
     for (int64_t i = 0; i < n; i++) {
         qy_qblock_free(&q[i]);
         if (status == QY_OK)
-            qy_hooks_progress(s->work->hooks, &last,
-                              &(qy_progress_t){.task_id = s->task->id,
-                                               .kind = QY_TASK_SEGMENT,
-                                               .block = first + i,
-                                               .block_done = 1,
-                                               .step = s->plan->qllm.steps,
-                                               .n_steps = s->plan->qllm.steps,
-                                               .loss = losses.training.last,
-                                               .loss_before = losses.training.first,
-                                               .loss_after = losses.training.last,
-                                               .validation_before = losses.validation_before,
-                                               .validation_after = losses.validation_after,
-                                               .seconds = seconds / (double)n,
-                                               .stall_s = stall_s / (double)n});
+            say_done(s, first + i, s->plan->qllm.steps, &losses, seconds / (double)n,
+                     stall_s / (double)n);
     }
     free(q);
     return status;

@@ -12,7 +12,7 @@ model: {model}
 run_dir: {run_dir}
 calibration: {{text: {data}/text/kjv/train.txt, samples: 2048, sequence_length: 32, validation_samples: 2}}
 quantize: {{weights: {{bits: 2, group_size: 32}}, segments: 2}}
-block_ap: {{epochs: 4, batch_size: 1}}
+block_ap: {{epochs: 12, batch_size: 1}}
 e2e_qp: {{loss: next-token, samples: 2048, batch_size: 4, epochs: 2}}
 resources: {{threads: 1}}
 checkpoint: {{minutes: 600}}
@@ -62,9 +62,8 @@ with scratch() as folder:
         name = f"{number.name}-{whom.split()[0]}"
         job, run_dir = write_job(folder, f"{name}.yaml", name, JOB, model=model), os.path.join(folder, name)
         times = [stop_once(2, job, run_dir, number, whom, ('"phase":"quantize"', '"step"'))]
-        blocks = os.listdir(os.path.join(run_dir, "blocks"))
-        saved = [n for n in blocks if "partial" in n]
-        assert saved or len(blocks) == 2, blocks  # where the signal came late, both are finished
+        saved = [n for n in os.listdir(os.path.join(run_dir, "blocks")) if "partial" in n]
+        assert saved, os.listdir(os.path.join(run_dir, "blocks"))
         times.append(stop_once(2, job, run_dir, number, whom, ('"phase":"e2e_qp"',)))
         code, out = launch.run(quarry, 1, job)
         assert code == 0, f"exit {code}\n{out}"
