@@ -222,13 +222,12 @@ bool qy_spec_calibrates(const qy_spec_t *spec)
 
 qy_init_t qy_spec_init(const qy_spec_t *spec)
 {
-    const int init[QY_N_METHODS] = {[QY_METHOD_BLOCK_AP] = spec->block_ap.init,
-                                    [QY_METHOD_RTN] = spec->rtn.init,
-                                    [QY_METHOD_GPTQ] = spec->gptq.init,
-                                    [QY_METHOD_RPTQ] = QY_INIT_MIN_MAX,
-
-                                    [QY_METHOD_QLLM] =
-                                        spec->qllm.compat ? QY_INIT_MIN_MAX : spec->qllm.init};
+    const int init[QY_N_METHODS] = {
+        [QY_METHOD_BLOCK_AP] = spec->block_ap.init,
+        [QY_METHOD_RTN] = spec->rtn.init,
+        [QY_METHOD_GPTQ] = spec->gptq.init,
+        [QY_METHOD_RPTQ] = spec->rptq.compat ? QY_INIT_MIN_MAX : QY_INIT_LEAST_SQUARES,
+        [QY_METHOD_QLLM] = spec->qllm.compat ? QY_INIT_MIN_MAX : spec->qllm.init};
     return (qy_init_t)init[spec->quantize.method];
 }
 

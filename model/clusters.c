@@ -257,6 +257,70 @@ void qy_cluster_step(float *s, float *z, float lo, float hi, int bits, bool publ
     *z = (float)(rint(middle) + (published ? (double)(1 << (bits - 1)) : 0));
 }
 
+/* Values that were counted, and the best range so far: how far each end is pulled in. */
+typedef struct {
+    int n, bits, pulled[2];
+    float lo, hi, s, z;
+    double least;
+    float value[QY_CLUSTER_BINS];
+    double count[QY_CLUSTER_BINS];
+} fit_t;
+
+enum { PULLS = 24, ALONE_ROUNDS = 4 };
+static const float farthest = 0.75f;
+
+static double fit_error(const fit_t *f, float s, float z)
+{
+    float q_max = qy_quant_max(f->bits);
+    double sum = 0;
+    for (int i = 0; i < f->n; i++) {
+        double away = (double)((qy_code(f->value[i], s, z, q_max) - z) * s - f->value[i]);
+        sum += f->count[i] * away * away;
+    }
+    return sum;
+}
+
+static bool try_range(fit_t *f, int low, int high)
+{
+    float s, z, aim = f->lo <= 0 && f->hi >= 0 ? 0.0f : 0.5f * (f->lo + f->hi);
+    float lo = f->lo + (aim - f->lo) * farthest * (float)low / PULLS;
+    float hi = f->hi + (aim - f->hi) * farthest * (float)high / PULLS;
+    qy_cluster_step(&s, &z, lo, hi, f->bits, false);
+    double error = fit_error(f, s, z);
+    if (error >= f->least)
+        return false;
+    f->least = error;
+    f->s = s;
+    f->z = z;
+    f->pulled[0] = low;
+    f->pulled[1] = high;
+    return true;
+}
+
+void qy_cluster_fit(float *s, float *z, const uint32_t bins[QY_CLUSTER_BINS], float lo, float hi,
+                    int bits)
+{
+    fit_t f = {.bits = bits, .lo = lo, .hi = hi, .least = HUGE_VAL};
+    bool gained = true;
+    for (int i = 0; i < QY_CLUSTER_BINS; i++) {
+        if (!bins[i])
+            continue;
+        f.value[f.n] = lo + (hi - lo) * ((float)i + 0.5f) / QY_CLUSTER_BINS;
+        f.count[f.n++] = (double)bins[i];
+    }
+    for (int i = 0; i < PULLS; i++)
+        try_range(&f, i, i);
+    for (int round = 0; round < ALONE_ROUNDS && gained; round++) {
+        gained = false;
+        for (int i = 0; i < PULLS; i++)
+            gained |= try_range(&f, i, f.pulled[1]);
+        for (int i = 0; i < PULLS; i++)
+            gained |= try_range(&f, f.pulled[0], i);
+    }
+    *s = f.s;
+    *z = f.z;
+}
+
 void qy_clusters_average(float *lo, float *hi, const int32_t *counts, int64_t k,
                          const float *sample_lo, const float *sample_hi, bool first)
 {

@@ -36,6 +36,17 @@ double qy_clusters_inertia(const int32_t *order, const int32_t *counts, const fl
 void qy_cluster_step(float *s, float *z, float lo, float hi, int bits, bool published);
 
 /*
+ * Step and zero point for values that were counted in QY_CLUSTER_BINS bins of equal width over [lo,
+ * hi]: those of qy_cluster_step for the range, of its ends pulled in by 24ths of three quarters of
+ * their way to 0 (to the middle where 0 lies outside), that leaves the least Σ (ŵ − x)² over the
+ * bins' middles x. First both ends go together, then each alone, by turns, until nothing is gained;
+ * on ties the first. lo ≤ hi.
+ */
+enum { QY_CLUSTER_BINS = 2048 };
+void qy_cluster_fit(float *s, float *z, const uint32_t bins[QY_CLUSTER_BINS], float lo, float hi,
+                    int bits);
+
+/*
  * A sample's ranges into the clusters': hi (k) becomes .99 hi + .01 of the sample's largest value,
  * lo likewise; with first they become the sample's. sample_lo, sample_hi (n) are by channel in the
  * order of the clusters. Clusters without channels stay as they are.

@@ -39,7 +39,7 @@ qy_status_t qy_gptq_take(qy_gptq_t *g, const qy_plan_t *plan, qy_block_ap_t *var
 {
     const qy_program_t *program = &vars->f->block.program;
     int64_t rows = 0, cols = 0;
-    *g = (qy_gptq_t){.plan = plan, .vars = vars};
+    *g = (qy_gptq_t){.plan = plan, .vars = vars, .given_steps = plan->spec.gptq.static_groups};
     for (int i = 0; i < QY_N_LINEARS; i++) {
         const qy_linear_desc_t *d = &program->arch.linear[i];
         if (!d->present)
@@ -248,10 +248,10 @@ static qy_status_t round_steps(const qy_device_t *dev, qy_tensor_t *s, void *roo
     return qy_convert(dev, s, &half, err);
 }
 
-/* The range of the group that begins at this column, from its weights as they are by now. room
- * holds the layer. */
+/* The range of group number `group`, which begins at this column, from its weights as they are by
+ * now. room holds the layer. */
 static qy_status_t update_range(qy_gptq_t *g, qy_quant_vars_t *v, const qy_tensor_t *w, void *room,
-                                int64_t first, int64_t cols, qy_error_t *err)
+                                int64_t first, int64_t cols, int64_t group, qy_error_t *err)
 {
     const qy_device_t *dev = g->vars->f->dev;
     qy_quant_form_t form = g->vars->f->form;
@@ -263,23 +263,35 @@ static qy_status_t update_range(qy_gptq_t *g, qy_quant_vars_t *v, const qy_tenso
     QY_TRY(qy_quant_start(dev, &s, &z, &part, form.bits, form.symmetric,
                           g->vars->init == QY_INIT_LEAST_SQUARES, err));
     QY_TRY(round_steps(dev, &s, room, err));
-    QY_TRY(qy_copy_columns(dev, &v->s, first / cols, &s, 0, 1, err));
-    return qy_copy_columns(dev, &v->z, first / cols, &z, 0, 1, err);
+    QY_TRY(qy_copy_columns(dev, &v->s, group, &s, 0, 1, err));
+    return qy_copy_columns(dev, &v->z, group, &z, 0, 1, err);
 }
 
-/* Rounds w, whose columns stand in the order of work. */
-static qy_status_t work_off(qy_gptq_t *g, qy_quant_vars_t *v, qy_tensor_t *w, qy_error_t *err)
+/* The column behind the group that begins at `first`, of n columns. */
+static int64_t group_end(const int32_t *groups, int64_t cols, int64_t first, int64_t n)
 {
-    const qy_spec_t *spec = &g->plan->spec;
+    int64_t end = first + cols;
+    if (groups)
+        for (end = first + 1; end < n && groups[end] == groups[first];)
+            end++;
+    return end;
+}
+
+/* Rounds w, whose columns stand in the order of work; those without groups have cols in each. */
+static qy_status_t work_off(qy_gptq_t *g, qy_quant_vars_t *v, qy_tensor_t *w, const int32_t *groups,
+                            qy_error_t *err)
+{
     qy_quant_form_t form = g->vars->f->form;
     int64_t o = qy_tensor_rows(w), i = qy_tensor_cols(w);
-    int64_t cols = qy_quant_group_cols(&form, i);
-    for (int64_t first = 0, n; first < i; first += n) {
-        bool given = spec->gptq.static_groups || g->groups[0];
-        int64_t end = given ? i : (first / cols + 1) * cols;
-        n = spec->gptq.block_size < end - first ? spec->gptq.block_size : end - first;
-        if (!given && first % cols == 0)
-            QY_TRY(update_range(g, v, w, v->w.data, first, cols, err));
+    int64_t cols = qy_quant_group_cols(&form, i), block = g->plan->spec.gptq.block_size;
+    for (int64_t first = 0, end = 0, n; first < i; first += n) {
+        if (first == end && !g->given_steps) {
+            end = group_end(groups, cols, first, i);
+            QY_TRY(update_range(g, v, w, v->w.data, first, end - first,
+                                groups ? groups[first] : first / cols, err));
+        }
+        n = g->given_steps ? i - first : end - first;
+        n = n < block ? n : block;
         qy_tensor_t errors = qy_tensor_2d(g->errors.data, QY_F32, o, n);
         QY_TRY(qy_gptq_columns(g->vars->f->dev, w, &errors, &g->u, &v->s, &v->z, &g->group, first,
                                form.bits, err));
@@ -289,7 +301,7 @@ static qy_status_t work_off(qy_gptq_t *g, qy_quant_vars_t *v, qy_tensor_t *w, qy
 
 /* Leaves the rounded weight in the variables and, with groups of consecutive columns, in f->params.
  */
-static qy_status_t round_linear(qy_gptq_t *g, int id, qy_error_t *err)
+static qy_status_t round_linear(qy_gptq_t *g, int id, int site, qy_error_t *err)
 {
     qy_forward_t *f = g->vars->f;
     qy_quant_vars_t *v = &g->vars->vars[id];
@@ -297,9 +309,9 @@ static qy_status_t round_linear(qy_gptq_t *g, int id, qy_error_t *err)
     qy_tensor_t w = qy_tensor_view(f->staging.data, QY_F32, 2, v->w.shape);
     QY_TRY(round_steps(f->dev, &v->s, w.data, err));
     QY_TRY(qy_gather_columns(f->dev, &w, &v->w, &g->gather, err));
-    QY_TRY(work_off(g, v, &w, err));
+    QY_TRY(work_off(g, v, &w, g->groups[site], err));
     QY_TRY(qy_gather_columns(f->dev, &v->w, &w, &g->inverse, err));
-    if (g->groups[0])
+    if (g->groups[site])
         return QY_OK;
     return qy_fake_quant_fwd(f->dev, &f->params.w[id], &v->w, &v->s, &v->z, bits, err);
 }
@@ -319,7 +331,7 @@ static qy_status_t round_site(qy_gptq_t *g, int64_t block, int site, qy_error_t 
             status = prepare(g, block, d->name, site, &c, err);
         }
         if (status == QY_OK)
-            status = round_linear(g, row->id, err);
+            status = round_linear(g, row->id, site, err);
     }
     if (status == QY_OK)
         status = qy_device_wait(g->vars->f->dev, err); /* for the uploads */

@@ -26,6 +26,7 @@ typedef struct {
     qy_tensor_t s, z;                          /* f32: a group's, the most rows */
     /* Host, borrowed: the group of each column of a site's layers; NULL: of consecutive columns. */
     const int32_t *groups[QY_GPTQ_SITES];
+    bool given_steps; /* steps are the caller's; else they are found when a group is reached */
 } qy_gptq_t;
 
 /* Tensors into arena (which may only measure); vars has been taken. */
@@ -40,9 +41,9 @@ qy_status_t qy_gptq_run(qy_gptq_t *g, int64_t block, const qy_block_weights_t *w
                         qy_stream_t *source, const qy_hooks_t *hooks, qy_error_t *err);
 
 /*
- * The same in pieces, for a method that looks at the activations itself and brings its own steps
- * (vars' s and z) and groups: a batch that went through the block, in order; then all layers at
- * once. The rounded weights are left in vars alone.
+ * The same in pieces, for a method that looks at the activations itself and brings its own groups
+ * (those of equal number side by side) and perhaps steps (vars' s and z): a batch that went through
+ * the block, in order; then all layers at once. The rounded weights are left in vars alone.
  */
 qy_status_t qy_gptq_add(qy_gptq_t *g, const qy_block_acts_t *acts, int accumulate, qy_error_t *err);
 qy_status_t qy_gptq_round(qy_gptq_t *g, int64_t block, qy_error_t *err);

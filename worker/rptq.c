@@ -8,13 +8,17 @@
 #include "base/half.h"
 #include "base/pack.h"
 #include "base/quant_rule.h"
+#include "jobs/finished.h"
 #include "kernels/columns.h"
+#include "kernels/fill.h"
 #include "model/clusters.h"
 #include "model/reorder.h"
 #include "worker/decorate.h"
+#include "worker/rptq_orders.h"
+#include "worker/rptq_sketch.h"
 
-/* A cluster problem's place in the random numbers: block, site, head. */
-enum { SITE_SHIFT = 24, BLOCK_SHIFT = 32 };
+/* The official code's buffer holds 128 samples, of which it fills 126. */
+enum { ZERO_SAMPLES = 2 };
 
 qy_status_t qy_rptq_take(qy_rptq_t *r, const qy_plan_t *plan, qy_block_ap_t *vars,
                          qy_arena_t *arena, qy_error_t *err)
@@ -33,6 +37,49 @@ qy_status_t qy_rptq_take(qy_rptq_t *r, const qy_plan_t *plan, qy_block_ap_t *var
         r->hi[i] = qy_tensor_1d(memory + n, QY_F32, n);
         at += 2 * n;
     }
+    r->zero_block = -1;
+    r->gptq.given_steps = plan->spec.rptq.compat;
+    return plan->spec.rptq.compat ? qy_arena_2d(arena, &r->zero, vars->f->dev->compute,
+                                                vars->f->length, arch->hidden, err)
+                                  : QY_OK;
+}
+
+/* The block in f->params on the all-zero sample; the outcome is in f->y. */
+static qy_status_t run_zero(const qy_rptq_t *r, qy_block_acts_t *acts, qy_tensor_t *y,
+                            qy_error_t *err)
+{
+    qy_forward_t *f = r->vars->f;
+    *acts = qy_block_acts_narrow(&f->acts, 1);
+    *y = qy_tensor_slice(&f->y, 0, f->length);
+    return qy_block_forward(&f->block, &f->params, acts, &r->zero, y, err);
+}
+
+static qy_status_t pass_zero(qy_rptq_t *r, int64_t block, qy_error_t *err)
+{
+    qy_forward_t *f = r->vars->f;
+    qy_qblock_t q;
+    qy_block_acts_t acts;
+    qy_tensor_t y;
+    QY_TRY(qy_finished_read(r->plan, block, &q, err));
+    qy_status_t status = qy_forward_load_quantized(f, &q, err);
+    if (status == QY_OK)
+        status = run_zero(r, &acts, &y, err);
+    if (status == QY_OK)
+        status = qy_device_copy(f->dev, r->zero.data, y.data, qy_tensor_bytes(&y), err);
+    qy_qblock_free(&q);
+    return status;
+}
+
+qy_status_t qy_rptq_bring(qy_rptq_t *r, int64_t first, int64_t block, qy_error_t *err)
+{
+    if (!r->zero.data)
+        return QY_OK;
+    if (r->zero_block < 0) {
+        QY_TRY(qy_fill(r->vars->f->dev, &r->zero, 0.0f, err));
+        r->zero_block = first;
+    }
+    for (; r->zero_block < block; r->zero_block++)
+        QY_TRY(pass_zero(r, r->zero_block, err));
     return QY_OK;
 }
 
@@ -46,8 +93,8 @@ typedef struct {
     float *hi[QY_N_SITES];
     float *mean_lo[QY_N_SITES], *mean_hi[QY_N_SITES]; /* (K): averages of the clusters */
     float *weight, *s, *z;      /* the largest layer, its steps, zero points */
-    float *features;            /* 4 of the most channels */
     int32_t *group[QY_N_SITES]; /* (C): cluster of each place */
+    qy_rptq_sketch_t sketch;    /* not with compat */
     void *memory;
 } host_t;
 
@@ -81,17 +128,15 @@ static void *take(char **at, int64_t n)
 static qy_status_t host_create(host_t *h, const qy_arch_t *arch, const qy_quant_form_t *form,
                                qy_error_t *err)
 {
-    int64_t channels = 0, clusters = 0, most = 0;
+    int64_t channels = 0, clusters = 0;
     int64_t weights = most_weights(arch), steps = most_steps(arch, form);
     for (int i = 0; i < QY_N_SITES; i++) {
         int64_t n = qy_site_channels(arch, (qy_site_t)i);
         channels += n;
         clusters += form->n_clusters[i];
-        most = n > most ? n : most;
     }
-    *h = (host_t){.memory =
-                      calloc((size_t)(3 * channels + 2 * clusters + weights + 2 * steps + 4 * most),
-                             sizeof(float))};
+    *h = (host_t){.memory = calloc((size_t)(3 * channels + 2 * clusters + weights + 2 * steps),
+                                   sizeof(float))};
     if (!h->memory)
         return qy_fail(err, QY_ERR_MEMORY, "rptq: out of host memory");
     char *at = h->memory;
@@ -109,7 +154,6 @@ static qy_status_t host_create(host_t *h, const qy_arch_t *arch, const qy_quant_
     h->weight = take(&at, weights);
     h->s = take(&at, steps);
     h->z = take(&at, steps);
-    h->features = take(&at, 4 * most);
     return QY_OK;
 }
 
@@ -140,6 +184,22 @@ static qy_slot_t site_slot(const qy_program_t *program, qy_site_t site)
     return QY_SLOT_NONE;
 }
 
+static int32_t *order_of(const qy_qblock_t *q, int site)
+{
+    return q->site_order[site].data;
+}
+
+static int32_t *counts_of(const qy_qblock_t *q, int site)
+{
+    return q->site_counts[site].data;
+}
+
+/* By default steps of few codes are those of least error; at 8 bits the range is what counts. */
+static bool is_fitted(const qy_quant_form_t *form, int site)
+{
+    return qy_quant_site_bits(form, (qy_site_t)site) < 8;
+}
+
 static qy_status_t find_ranges(qy_rptq_t *r, const qy_block_acts_t *acts, int64_t first, int64_t n,
                                int accumulate, qy_error_t *err)
 {
@@ -159,6 +219,29 @@ static qy_status_t fetch_ranges(qy_rptq_t *r, host_t *host, qy_error_t *err)
                               qy_tensor_bytes(&r->range), err);
 }
 
+/* Clusters that stand side by side: the group of each place, for the layers that read it. */
+static void set_groups(host_t *h, const qy_qblock_t *q)
+{
+    for (int i = 0; i < QY_N_SITES; i++)
+        for (int64_t c = 0, at = 0; c < qy_tensor_count(&q->site_counts[i]); c++)
+            for (int32_t j = 0; j < counts_of(q, i)[c]; j++)
+                h->group[i][at++] = (int32_t)c;
+}
+
+static qy_status_t sketch(qy_rptq_t *r, const qy_block_acts_t *acts, int64_t sample, pass_t *pass,
+                          qy_error_t *err)
+{
+    const qy_forward_t *f = r->vars->f;
+    for (int i = 0; i < QY_N_SITES; i++) {
+        qy_slot_t slot = site_slot(&f->block.program, (qy_site_t)i);
+        const qy_tensor_t *all = qy_block_value(&f->block, &f->params, acts, slot);
+        qy_tensor_t x = qy_tensor_slice(all, sample * f->length, f->length);
+        if (is_fitted(&pass->q->form, i))
+            QY_TRY(qy_rptq_sketch_add(&pass->host->sketch, f->dev, &x, pass->q, i, err));
+    }
+    return QY_OK;
+}
+
 /* Each sample's ranges into the averages of its clusters. */
 static qy_status_t average(qy_rptq_t *r, const qy_block_acts_t *acts, int64_t first, int64_t n,
                            pass_t *pass, qy_error_t *err)
@@ -171,8 +254,24 @@ static qy_status_t average(qy_rptq_t *r, const qy_block_acts_t *acts, int64_t fi
                                 pass->q->site_counts[s].data,
                                 qy_tensor_count(&pass->q->site_counts[s]), pass->host->lo[s],
                                 pass->host->hi[s], first + i == 0);
+        if (!r->zero.data &&
+            qy_rptq_sketch_wants(first + i, r->plan->spec.calibration.samples, r->vars->f->length))
+            QY_TRY(sketch(r, acts, i, pass, err));
     }
     return qy_gptq_add(&r->gptq, acts, first > 0, err);
+}
+
+/* The all-zero samples of the official code, behind all others. */
+static qy_status_t add_zeros(qy_rptq_t *r, pass_t *pass, qy_error_t *err)
+{
+    qy_block_acts_t acts;
+    qy_tensor_t y;
+    QY_TRY(run_zero(r, &acts, &y, err));
+    if (!pass->ordered)
+        return find_ranges(r, &acts, 0, 1, 1, err);
+    for (int64_t i = 0; i < ZERO_SAMPLES; i++)
+        QY_TRY(average(r, &acts, r->plan->spec.calibration.samples + i, 1, pass, err));
+    return QY_OK;
 }
 
 static qy_status_t walk(qy_rptq_t *r, qy_stream_t *source, pass_t *pass, qy_error_t *err)
@@ -205,98 +304,7 @@ static qy_status_t walk(qy_rptq_t *r, qy_stream_t *source, pass_t *pass, qy_erro
                                            .loss = (double)NAN,
                                            .tokens_per_s = tokens / (qy_now_s() - pass->began)});
     }
-    return QY_OK;
-}
-
-/* --- orders ------------------------------------------------------------------------------------
- */
-
-static int32_t *order_of(const qy_qblock_t *q, int site)
-{
-    return q->site_order[site].data;
-}
-
-static int32_t *counts_of(const qy_qblock_t *q, int site)
-{
-    return q->site_counts[site].data;
-}
-
-static uint64_t stream_of(int64_t block, int site, int64_t head)
-{
-    return ((uint64_t)block << BLOCK_SHIFT) + ((uint64_t)site << SITE_SHIFT) + (uint64_t)head;
-}
-
-/* One problem over all channels of a site. */
-static qy_status_t order_site(const qy_rptq_t *r, int64_t block, int site, host_t *h,
-                              qy_qblock_t *q, qy_error_t *err)
-{
-    int64_t n = qy_tensor_count(&q->site_order[site]), k = qy_tensor_count(&q->site_counts[site]);
-    for (int64_t i = 0; i < n; i++) {
-        h->features[2 * i] = h->hi[site][i];
-        h->features[2 * i + 1] = h->lo[site][i];
-    }
-    return qy_clusters_find(order_of(q, site), counts_of(q, site), h->features, n, 2, k,
-                            (uint32_t)r->plan->spec.seed, stream_of(block, site, 0), err);
-}
-
-/* The largest (or, of −x, the least) over the query heads that read a key head. */
-static float over_group(const float *x, float sign, const qy_arch_t *a, int64_t kv_head, int64_t c)
-{
-    int64_t group = a->n_heads / a->n_kv_heads;
-    float most = -INFINITY;
-    for (int64_t h = kv_head * group; h < (kv_head + 1) * group; h++)
-        most = fmaxf(most, sign * x[h * a->head_dim + c]);
-    return sign * most;
-}
-
-/* Queries and keys share their orders (by their ranges), values and contexts theirs (by the
- * contexts'): one problem for each key head, repeated for the query heads that read it. */
-static qy_status_t order_heads(const qy_rptq_t *r, int64_t block, int of_queries, int of_keys,
-                               host_t *h, qy_qblock_t *q, qy_error_t *err)
-{
-    const qy_arch_t *a = &r->vars->f->block.program.arch;
-    bool scores = of_queries == QY_SITE_Q;
-    int64_t d = a->head_dim, group = a->n_heads / a->n_kv_heads;
-    int64_t n_features = scores ? 4 : 2, k = r->vars->f->form.n_clusters[of_keys] / a->n_kv_heads;
-    for (int64_t head = 0; head < a->n_kv_heads; head++) {
-        int32_t *order = order_of(q, of_keys) + head * d,
-                *counts = counts_of(q, of_keys) + head * k;
-        for (int64_t c = 0; c < d; c++) {
-            float *to = h->features + c * n_features;
-            to[0] = over_group(h->hi[of_queries], 1.0f, a, head, c);
-            to[n_features / 2] = over_group(h->lo[of_queries], -1.0f, a, head, c);
-            if (!scores)
-                continue;
-            to[1] = h->hi[of_keys][head * d + c];
-            to[3] = h->lo[of_keys][head * d + c];
-        }
-        QY_TRY(qy_clusters_find(order, counts, h->features, d, n_features, k,
-                                (uint32_t)r->plan->spec.seed, stream_of(block, of_keys, head),
-                                err));
-        for (int64_t i = head * group; i < (head + 1) * group; i++) {
-            memcpy(counts_of(q, of_queries) + i * k, counts, (size_t)k * sizeof *counts);
-            for (int64_t c = 0; c < d; c++)
-                order_of(q, of_queries)[i * d + c] = (int32_t)(i * d) + order[c];
-        }
-        for (int64_t c = 0; c < d; c++)
-            order[c] += (int32_t)(head * d);
-    }
-    return QY_OK;
-}
-
-static qy_status_t find_orders(const qy_rptq_t *r, int64_t block, host_t *h, qy_qblock_t *q,
-                               qy_error_t *err)
-{
-    QY_TRY(order_site(r, block, QY_SITE_ATTENTION_IN, h, q, err));
-    QY_TRY(order_site(r, block, QY_SITE_MLP_IN, h, q, err));
-    QY_TRY(order_site(r, block, QY_SITE_DOWN_IN, h, q, err));
-    QY_TRY(order_heads(r, block, QY_SITE_Q, QY_SITE_K, h, q, err));
-    QY_TRY(order_heads(r, block, QY_SITE_O_IN, QY_SITE_V, h, q, err));
-    for (int i = 0; i < QY_N_SITES; i++)
-        for (int64_t c = 0, at = 0; c < qy_tensor_count(&q->site_counts[i]); c++)
-            for (int32_t j = 0; j < counts_of(q, i)[c]; j++)
-                h->group[i][at++] = (int32_t)c;
-    return QY_OK;
+    return r->zero.data ? add_zeros(r, pass, err) : QY_OK;
 }
 
 /* --- steps -------------------------------------------------------------------------------------
@@ -304,6 +312,7 @@ static qy_status_t find_orders(const qy_rptq_t *r, int64_t block, host_t *h, qy_
 
 static void finish_sites(const qy_rptq_t *r, const host_t *h, qy_qblock_t *q)
 {
+    bool compat = r->plan->spec.rptq.compat;
     for (int i = 0; i < QY_N_SITES; i++) {
         float *scales = q->site_scales[i].data;
         int32_t *zeros = q->site_zeros[i].data;
@@ -311,32 +320,36 @@ static void finish_sites(const qy_rptq_t *r, const host_t *h, qy_qblock_t *q)
         for (int64_t c = 0; c < qy_tensor_count(&q->site_counts[i]); c++) {
             float z = 0.0f;
             scales[c] = 1.0f;
-            if (bits != QY_BITS_NONE && counts_of(q, i)[c])
-                qy_cluster_step(&scales[c], &z, h->mean_lo[i][c], h->mean_hi[i][c], bits,
-                                r->plan->spec.rptq.compat);
+            if (bits == QY_BITS_NONE || !counts_of(q, i)[c]) {
+                zeros[c] = 0;
+                continue;
+            }
+            if (!compat && is_fitted(&q->form, i))
+                qy_cluster_fit(&scales[c], &z, h->sketch.bins[i] + c * QY_CLUSTER_BINS,
+                               h->sketch.lo[i][c], h->sketch.hi[i][c], bits);
+            else
+                qy_cluster_step(&scales[c], &z, h->mean_lo[i][c], h->mean_hi[i][c], bits, compat);
             zeros[c] = (int32_t)z;
         }
     }
 }
 
-/* Steps of each row and cluster; by default ranges hold 0. Steps as the finished model has them. */
+/* The published steps of each row and cluster, as the finished model has them. */
 static void weight_steps(const qy_rptq_t *r, int linear, const float *w, const qy_qblock_t *q,
                          host_t *h)
 {
     const qy_linear_desc_t *d = &r->vars->f->block.program.arch.linear[linear];
     const int32_t *counts = counts_of(q, qy_linear_site(linear));
     int64_t k = qy_tensor_count(&q->site_counts[qy_linear_site(linear)]);
-    bool published = r->plan->spec.rptq.compat;
     for (int64_t row = 0; row < d->out; row++) {
         const float *x = w + row * d->in;
         for (int64_t c = 0; c < k; x += counts[c++]) {
-            float lo = published && counts[c] ? x[0] : 0.0f, hi = lo;
+            float lo = counts[c] ? x[0] : 0.0f, hi = lo, *s = &h->s[row * k + c];
             for (int32_t i = 0; i < counts[c]; i++) {
                 lo = x[i] < lo ? x[i] : lo;
                 hi = x[i] > hi ? x[i] : hi;
             }
-            float *s = &h->s[row * k + c];
-            qy_cluster_step(s, &h->z[row * k + c], lo, hi, q->form.bits, published);
+            qy_cluster_step(s, &h->z[row * k + c], lo, hi, q->form.bits, true);
             *s = qy_round_f16(*s);
         }
     }
@@ -351,11 +364,16 @@ static qy_status_t load_layers(qy_rptq_t *r, const qy_block_weights_t *weights,
         qy_quant_vars_t *v = &r->vars->vars[i];
         if (!v->w.data)
             continue;
-        weight_steps(r, i, weights->linear[i].data, q, h);
         QY_TRY(
             qy_device_upload(dev, v->w.data, weights->linear[i].data, qy_tensor_bytes(&v->w), err));
-        QY_TRY(qy_device_upload(dev, v->s.data, h->s, qy_tensor_bytes(&v->s), err));
-        QY_TRY(qy_device_upload(dev, v->z.data, h->z, qy_tensor_bytes(&v->z), err));
+        if (r->gptq.given_steps) {
+            weight_steps(r, i, weights->linear[i].data, q, h);
+            QY_TRY(qy_device_upload(dev, v->s.data, h->s, qy_tensor_bytes(&v->s), err));
+            QY_TRY(qy_device_upload(dev, v->z.data, h->z, qy_tensor_bytes(&v->z), err));
+        } else { /* found cluster by cluster; those without channels keep these */
+            QY_TRY(qy_fill(dev, &v->s, 1.0f, err));
+            QY_TRY(qy_fill(dev, &v->z, 0.0f, err));
+        }
         QY_TRY(qy_device_wait(dev, err));
         r->gptq.groups[qy_gptq_site(program, i)] = h->group[qy_linear_site(i)];
     }
@@ -423,8 +441,11 @@ static qy_status_t run(qy_rptq_t *r, qy_block_weights_t *weights, qy_stream_t *s
     qy_decorate_plain(&f->params);
     QY_TRY(walk(r, source, pass, err));
     QY_TRY(fetch_ranges(r, pass->host, err));
-    if (find_orders(r, pass->block, pass->host, q, err) != QY_OK)
-        return qy_fail_in(err, "block %lld", (long long)pass->block);
+    QY_TRY(qy_rptq_orders(q, arch, pass->host->lo, pass->host->hi, r->plan->spec.seed, pass->block,
+                          err));
+    set_groups(pass->host, q);
+    if (!r->zero.data)
+        qy_rptq_sketch_bound(&pass->host->sketch, q, pass->host->lo, pass->host->hi);
     for (int i = 0; i < QY_N_SITES; i++)
         orders[i] = order_of(q, i);
     QY_TRY(qy_reorder_weights(weights, arch, orders, err));
@@ -446,11 +467,18 @@ qy_status_t qy_rptq_run(qy_rptq_t *r, int64_t block, qy_block_weights_t *weights
                         qy_stream_t *source, const qy_hooks_t *hooks, qy_qblock_t *q,
                         qy_error_t *err)
 {
+    const qy_forward_t *f = r->vars->f;
+    const qy_arch_t *arch = &f->block.program.arch;
     host_t host;
-    QY_TRY(host_create(&host, &r->vars->f->block.program.arch, &r->vars->f->form, err));
+    QY_TRY(host_create(&host, arch, &f->form, err));
     pass_t pass = {.block = block, .hooks = hooks, .q = q, .host = &host, .began = qy_now_s()};
-    qy_status_t status = run(r, weights, source, &pass, q, err);
+    qy_status_t status = QY_OK;
+    if (!r->plan->spec.rptq.compat)
+        status = qy_rptq_sketch_create(&host.sketch, arch, &f->form, f->length, err);
+    if (status == QY_OK)
+        status = run(r, weights, source, &pass, q, err);
     memset(r->gptq.groups, 0, sizeof r->gptq.groups);
+    qy_rptq_sketch_free(&host.sketch);
     free(host.memory);
     return status;
 }

@@ -191,6 +191,7 @@ static qy_status_t run_rptq(segment_t *s, int64_t block, qy_block_weights_t *wei
     qy_forward_t *f = &s->forward;
     int64_t n_train = s->plan->spec.calibration.samples;
     QY_TRY(qy_segment_streams_bring(&s->streams, block, err));
+    QY_TRY(qy_rptq_bring(&s->rptq, s->first, block, err));
     qy_decorate_plain(&f->params);
     QY_TRY(qy_block_params_load(&f->params, &f->block, weights, &f->staging, 1, err));
     QY_TRY(qy_segment_streams_pass(&s->streams, s->streams.target, block, err));

@@ -71,7 +71,7 @@ JOBS = [
 
 def rptq(model, scheme, *keys):
     """126 windows, as the official code takes them; planted-NAME is NAME with outlier channels (outliers.py)"""
-    return [f"model={model}", "calibration.samples=126", "quantize.method=rptq", f"rptq={{{', '.join([f'scheme: {scheme}', *keys])}}}"]
+    return [f"model={model}", "calibration.samples=126", "quantize={method: rptq, segments: 1}", f"rptq={{{', '.join([f'scheme: {scheme}', *keys])}}}"]
 
 
 OPT = "tiny-opt-kjv"

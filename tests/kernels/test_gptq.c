@@ -270,6 +270,56 @@ static void golden(const qy_device_t *dev)
     }
 }
 
+/* A column without input is worked on from weight 0, whatever it was: its code is the zero point's,
+ * and no other column hears of it. */
+static void dead_column(const qy_device_t *dev)
+{
+    enum { DEAD = 2 };
+    qy_error_t err = {0};
+    double w[GOLD_O * GOLD_I], x[GOLD_T * GOLD_I], s[GOLD_O], z[GOLD_O], mean = 0;
+    double group[GOLD_I] = {0}, gather[GOLD_I], shift[GOLD_I], *order = whole_range(GOLD_I, 1);
+    golden_inputs(w, x, DEAD);
+    published_ranges(s, z, w, group, 1);
+    double *kept[2];
+    for (int other = 0; other < 2; other++) {
+        int definite = 0;
+        for (int o = 0; other && o < GOLD_O; o++)
+            w[o * GOLD_I + DEAD] += 0.25;
+        qy_tensor_t tw = test_put_2d(dev, QY_F32, GOLD_O, GOLD_I, w);
+        qy_tensor_t from = test_put_2d(dev, QY_F32, GOLD_O, GOLD_I, NULL);
+        qy_tensor_t tx = test_put_2d(dev, dev->compute, GOLD_T, GOLD_I, x);
+        qy_tensor_t h = test_put_2d(dev, QY_F32, GOLD_I, GOLD_I, NULL);
+        qy_tensor_t u = test_put_2d(dev, QY_F32, GOLD_I, GOLD_I, NULL);
+        qy_tensor_t ts = test_put_2d(dev, QY_F32, GOLD_O, 1, s);
+        qy_tensor_t tz = test_put_2d(dev, QY_F32, GOLD_O, 1, z);
+        qy_tensor_t tg = test_put_1d(dev, QY_I32, GOLD_I, group);
+        qy_tensor_t to = test_put_1d(dev, QY_I32, GOLD_I, order);
+        test_ok(qy_gram(dev, &h, &tx, 2.0f / 2, 0, &err), err);
+        double *got_h = test_get(dev, &h);
+        assert_true(got_h[DEAD * GOLD_I + DEAD] == 0.0);
+        for (int c = 0; c < GOLD_I; c++)
+            mean += (c == DEAD ? 1 : got_h[c * GOLD_I + c]) / GOLD_I;
+        for (int c = 0; c < GOLD_I; c++) {
+            shift[c] = 0.01 * mean + (c == DEAD);
+            gather[c] = c == DEAD ? -1 : c;
+        }
+        mean = 0;
+        qy_tensor_t tshift = test_put_1d(dev, QY_F32, GOLD_I, shift);
+        qy_tensor_t tgather = test_put_1d(dev, QY_I32, GOLD_I, gather);
+        test_ok(qy_inverse_factor(dev, &u, &definite, &h, &to, &tshift, &err), err);
+        assert_int_equal(definite, 1);
+        test_ok(qy_gather_columns(dev, &from, &tw, &tgather, &err), err);
+        round_matrix(dev, &from, &u, &ts, &tz, &tg, 4, 4);
+        kept[other] = test_get(dev, &from);
+        for (int o = 0; o < GOLD_O; o++)
+            assert_true(kept[other][o * GOLD_I + DEAD] == 0.0);
+        test_release_all(dev, &tw, &from, &tx, &h, &u, &ts, &tz, &tg, &to, &tshift, &tgather);
+        test_drop(got_h);
+    }
+    test_close("other columns", kept[1], kept[0], GOLD_O * GOLD_I, 0.0);
+    test_drop(order, kept[0], kept[1]);
+}
+
 typedef struct {
     int64_t o, i, n_groups;
     double *w, *group;
@@ -403,6 +453,7 @@ TEST_ON_DEVICES(columns_moved)
 TEST_ON_DEVICES(factor)
 TEST_ON_DEVICES(no_factor)
 TEST_ON_DEVICES(golden)
+TEST_ON_DEVICES(dead_column)
 TEST_ON_DEVICES(plain)
 TEST_ON_DEVICES(random_matrix)
 TEST_ON_DEVICES(bad_input)
@@ -410,10 +461,11 @@ TEST_ON_DEVICES(bad_input)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gram),          cmocka_unit_test(test_columns_moved),
-        cmocka_unit_test(test_factor),        cmocka_unit_test(test_no_factor),
-        cmocka_unit_test(test_golden),        cmocka_unit_test(test_plain),
-        cmocka_unit_test(test_random_matrix), cmocka_unit_test(test_bad_input),
+        cmocka_unit_test(test_gram),      cmocka_unit_test(test_columns_moved),
+        cmocka_unit_test(test_factor),    cmocka_unit_test(test_no_factor),
+        cmocka_unit_test(test_golden),    cmocka_unit_test(test_dead_column),
+        cmocka_unit_test(test_plain),     cmocka_unit_test(test_random_matrix),
+        cmocka_unit_test(test_bad_input),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -126,7 +126,42 @@ static void levels(const qy_device_t *dev)
     }
 }
 
+/* The specification's probabilities, as the last query of five sees them: scores are their
+ * logarithms and a little more (.1 and .5 lie on ties, of which .1 is one only as f32 rounds it),
+ * split into parts that every type holds; values are one channel for each key. */
+static void golden_probabilities(const qy_device_t *dev)
+{
+    enum { T = 5, D = 8 };
+    static const double p[T] = {.1, .5, .0019, .002, 1};
+    static const double want[T] = {.1019608, .5019608, 0, .00392157, 1};
+    static const int64_t shape[] = {1, T, 1, D};
+    double q[T * D] = {0}, k[T * D] = {0}, v[T * D] = {0}, zero[T] = {0};
+    qy_error_t err = {0};
+    for (int t = 0; t < T; t++) {
+        double left = log(p[t]) + (p[t] < 1 ? 2e-6 : 0);
+        for (int i = 0; i < 3; i++) {
+            q[t * D + i] = 1;
+            k[t * D + i] = test_round(left, dev->compute);
+            left -= k[t * D + i];
+        }
+        v[t * D + t] = 1;
+    }
+    qy_tensor_t tq = test_put(dev, dev->compute, 4, shape, q);
+    qy_tensor_t tk = test_put(dev, dev->compute, 4, shape, k);
+    qy_tensor_t tv = test_put(dev, dev->compute, 4, shape, v);
+    qy_tensor_t to = test_put(dev, dev->compute, 4, shape, NULL);
+    qy_tensor_t lse = test_put(dev, QY_F32, 3, (int64_t[]){1, 1, T}, zero);
+    test_ok(qy_attention_levels_fwd(dev, &to, &lse, &tq, &tk, &tv, 1.0f, 0, 255, &err), err);
+    double *got = test_get(dev, &to);
+    for (int t = 0; t < T; t++)
+        assert_true(fabs(got[(T - 1) * D + t] - want[t]) <=
+                    1e-7 + test_epsilon(dev->compute) * want[t]);
+    test_release_all(dev, &tq, &tk, &tv, &to, &lse);
+    test_drop(got);
+}
+
 TEST_ON_DEVICES(golden)
+TEST_ON_DEVICES(golden_probabilities)
 TEST_ON_DEVICES(random_rows)
 TEST_ON_DEVICES(levels)
 
@@ -134,6 +169,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_golden_probabilities),
         cmocka_unit_test(test_random_rows),
         cmocka_unit_test(test_levels),
     };

@@ -111,13 +111,85 @@ static void test_degenerate(void **state)
     assert_int_equal(qy_clusters_find(order, counts, broken, 2, 1, 1, 0, 0, &err), QY_ERR_ARG);
 }
 
+/* Σ (ŵ − x)² of counted values at one step and zero point, in f64. */
+static double counted_error(const uint32_t *bins, double lo, double hi, double s, double z,
+                            int bits)
+{
+    double sum = 0, q_max = (double)(1 << bits) - 1;
+    for (int i = 0; i < QY_CLUSTER_BINS; i++) {
+        double x = lo + (hi - lo) * (i + 0.5) / QY_CLUSTER_BINS;
+        double code = fmin(fmax(rint(x / s) + z, 0), q_max), away = (code - z) * s - x;
+        sum += bins[i] * away * away;
+    }
+    return sum;
+}
+
+static double plain_error(const uint32_t *bins, float lo, float hi, int bits)
+{
+    float s, z;
+    qy_cluster_step(&s, &z, lo, hi, bits, false);
+    return counted_error(bins, (double)lo, (double)hi, (double)s, (double)z, bits);
+}
+
+/* The least error of all pairs of pulled ends. */
+static double best_error(const uint32_t *bins, float lo, float hi, int bits)
+{
+    double least = HUGE_VAL;
+    for (int a = 0; a < 24; a++)
+        for (int b = 0; b < 24; b++) {
+            float s, z;
+            qy_cluster_step(&s, &z, lo * (1 - .75f * (float)a / 24),
+                            hi * (1 - .75f * (float)b / 24), bits, false);
+            double error = counted_error(bins, (double)lo, (double)hi, (double)s, (double)z, bits);
+            least = error < least ? error : least;
+        }
+    return least;
+}
+
+/* A bell with a far tail on one side: both ends are pulled in, nearly as well as any pair of them.
+ */
+static void test_fit(void **state)
+{
+    (void)state;
+    uint32_t bins[QY_CLUSTER_BINS];
+    for (int i = 0; i < QY_CLUSTER_BINS; i++) {
+        double x = -2 + 8.0 * (i + 0.5) / QY_CLUSTER_BINS;
+        bins[i] = (uint32_t)(1e5 * exp(-2 * x * x) + (i % 97 == 0));
+    }
+    for (int bits = 3; bits <= 4; bits++) {
+        float s, z;
+        qy_cluster_fit(&s, &z, bins, -2, 6, bits);
+        double got = counted_error(bins, -2, 6, (double)s, (double)z, bits);
+        assert_true(got <= 0.25 * plain_error(bins, -2, 6, bits));
+        assert_true(got <= 1.02 * best_error(bins, -2, 6, bits));
+        assert_true(z == rintf(z) && z >= 0 && z <= (float)(1 << bits) - 1);
+    }
+}
+
+/* Where nothing is gained the range stays whole; one value alone, and a range without 0. */
+static void test_fit_whole(void **state)
+{
+    (void)state;
+    uint32_t bins[QY_CLUSTER_BINS] = {0};
+    float s, z, want_s, want_z;
+    bins[0] = bins[QY_CLUSTER_BINS - 1] = 1000;
+    qy_cluster_step(&want_s, &want_z, -1, 2, 4, false);
+    qy_cluster_fit(&s, &z, bins, -1, 2, 4);
+    assert_true(s == want_s && z == want_z);
+    qy_cluster_step(&want_s, &want_z, 10, 11, 4, false);
+    qy_cluster_fit(&s, &z, bins, 10, 11, 4);
+    assert_true(s == want_s && z == want_z && z < 0);
+    qy_cluster_step(&want_s, &want_z, 3, 3, 4, false);
+    qy_cluster_fit(&s, &z, bins, 3, 3, 4);
+    assert_true(s == want_s && z == want_z);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_steps),
-        cmocka_unit_test(test_average),
-        cmocka_unit_test(test_find),
-        cmocka_unit_test(test_degenerate),
+        cmocka_unit_test(test_steps), cmocka_unit_test(test_average),
+        cmocka_unit_test(test_find),  cmocka_unit_test(test_degenerate),
+        cmocka_unit_test(test_fit),   cmocka_unit_test(test_fit_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

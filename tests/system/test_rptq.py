@@ -49,6 +49,13 @@ with scratch() as folder:
     least, some, most = (perplexity(r)["stitched"] for r in (fine, w4a4, one))
     assert full["original"] * 0.99 < least < some < most < 2 * full["original"], (full, least, some, most)
 
+    # the official code's all-zero samples go along with the stream, also after a restart
+    published = ("rptq={scheme: W4A4KV, compat: true}", "calibration.samples=2")
+    want = results(go(folder, "published", *published))
+    go(folder, "interrupted", *published, env={"QUARRY_TEST_KILL": "blocks/002"}, code=-signal.SIGKILL)
+    interrupted = results(go(folder, "interrupted", *published))
+    assert not same_results(want, interrupted), f"interrupted differs in {same_results(want, interrupted)}"
+
     llama = perplexity(go(folder, "llama", "rptq={scheme: W4A4KV, clusters: 8, compat: true}", model="tiny-llama-kjv"))
     assert llama["original"] < llama["stitched"] < 1.3 * llama["original"], llama
     print(f"{full['original']:.3f}: W8A8 {least:.3f}, W4A4 {some:.3f}, one cluster {most:.3f}")
