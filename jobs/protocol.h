@@ -9,8 +9,8 @@
  *   coordinator → worker   TASK to an idle worker (one at a time); E2E to all at once;
  *                          HALT: save what is being worked on, answer its task with STOPPED.
  *                          STOP: finish nothing more, answer nothing, leave.
- *   child → worker         PROGRESS…, RESULT; the socket closing without RESULT means it died.
- *   worker → child         TASK, once. SIGTERM: save and answer STOPPED.
+ *   child → worker         after each TASK PROGRESS…, RESULT; the socket closing without RESULT means it died.
+ *   worker → child         TASK, the next one after a RESULT without error. SIGTERM: save and answer STOPPED.
  * Anything else, a result for a task that the worker does not have, a wrong plan hash, a bad checksum:
  * refused and named by the receiver, nothing lost (the task is pending again).
  */

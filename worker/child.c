@@ -1,8 +1,9 @@
-#define _GNU_SOURCE /* posix_spawn_file_actions_addclosefrom_np */
+#define _GNU_SOURCE /* posix_spawn_file_actions_addclosefrom_np, malloc_trim */
 #include "worker/child.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -79,29 +80,33 @@ static int spawn(pid_t *pid, int child_end, const char *log_path)
     return code;
 }
 
+/* All of it, or COMM: who reads has gone, or does not read. */
+static qy_status_t send_all(int fd, const char *bytes, size_t n, qy_error_t *err)
+{
+    while (n > 0) {
+        ssize_t sent = send(fd, bytes, n, MSG_NOSIGNAL);
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent < 0)
+            return qy_fail(err, QY_ERR_COMM, "task's process: %s", strerror(errno));
+        bytes += sent;
+        n -= (size_t)sent;
+    }
+    return QY_OK;
+}
+
 static qy_status_t send_message(int fd, qy_msg_kind_t kind, const void *payload, size_t bytes,
                                 qy_error_t *err)
 {
     void *message;
     size_t n;
     QY_TRY(qy_message_encode(kind, payload, bytes, &message, &n, err));
-    qy_status_t status = qy_write_all(fd, "task socket", message, n, err);
+    qy_status_t status = send_all(fd, message, n, err);
     free(message);
     return status;
 }
 
-static qy_status_t send_task(int fd, const qy_task_t *task, qy_error_t *err)
-{
-    void *bytes;
-    size_t n;
-    QY_TRY(qy_task_encode(task, &bytes, &n, err));
-    qy_status_t status = send_message(fd, QY_MSG_TASK, bytes, n, err);
-    free(bytes);
-    return status;
-}
-
-qy_status_t qy_child_start(qy_child_t **out, const qy_task_t *task, const char *log_path,
-                           qy_error_t *err)
+qy_status_t qy_child_start(qy_child_t **out, const char *log_path, qy_error_t *err)
 {
     int ends[2];
     qy_child_t *child = calloc(1, sizeof *child);
@@ -119,14 +124,19 @@ qy_status_t qy_child_start(qy_child_t **out, const qy_task_t *task, const char *
         qy_child_destroy(&child);
         return qy_fail(err, QY_ERR_IO, "task's process: cannot start: %s", strerror(code));
     }
-    qy_status_t status = send_task(child->fd, task, err);
-    if (status != QY_OK) {
-        qy_child_destroy(&child);
-        return status;
-    }
     fcntl(child->fd, F_SETFL, fcntl(child->fd, F_GETFL) | O_NONBLOCK);
     *out = child;
     return QY_OK;
+}
+
+qy_status_t qy_child_give(qy_child_t *child, const qy_task_t *task, qy_error_t *err)
+{
+    void *bytes;
+    size_t n;
+    QY_TRY(qy_task_encode(task, &bytes, &n, err));
+    qy_status_t status = send_message(child->fd, QY_MSG_TASK, bytes, n, err);
+    free(bytes);
+    return status;
 }
 
 int qy_child_fd(const qy_child_t *child)
@@ -249,7 +259,8 @@ static void report(void *context, const qy_progress_t *progress)
     free(bytes);
 }
 
-static qy_status_t receive_task(int fd, qy_task_t *task, qy_error_t *err)
+/* *any: 0 where the worker has closed its end and there is nothing more to do. */
+static qy_status_t receive_task(int fd, qy_task_t *task, int *any, qy_error_t *err)
 {
     char frame[QY_FRAME_BYTES];
     size_t total = 0, have = 0;
@@ -257,11 +268,17 @@ static qy_status_t receive_task(int fd, qy_task_t *task, qy_error_t *err)
     qy_status_t status = QY_OK;
     if (!bytes)
         return qy_fail(err, QY_ERR_MEMORY, "task: out of host memory");
+    *any = 1;
     while (status == QY_OK && (total == 0 || have < total)) {
         size_t want = total ? total - have : sizeof frame - have;
         ssize_t n = read(fd, bytes + have, want);
         if (n < 0 && errno == EINTR)
             continue;
+        if (n == 0 && have == 0) {
+            *any = 0;
+            free(bytes);
+            return QY_OK;
+        }
         if (n <= 0) {
             status = qy_fail(err, QY_ERR_COMM, "the task did not arrive");
             break;
@@ -285,16 +302,17 @@ static qy_status_t receive_task(int fd, qy_task_t *task, qy_error_t *err)
     return status;
 }
 
-qy_status_t qy_child_serve(int fd, const volatile sig_atomic_t *stop, qy_error_t *err)
+/* One task; *well: it has ended so that this process may take another. */
+static qy_status_t serve_one(int fd, const qy_task_t *task, const volatile sig_atomic_t *stop,
+                             int *well, qy_error_t *err)
 {
-    qy_task_t task;
     qy_result_t result;
     void *bytes;
     size_t n;
-    QY_TRY(receive_task(fd, &task, err));
-    reporter_t reporter = {.fd = fd, .task_id = task.id};
+    reporter_t reporter = {.fd = fd, .task_id = task->id};
     const qy_hooks_t hooks = {.progress = report, .context = &reporter, .stop = stop};
-    qy_run_task(&task, &hooks, &result);
+    qy_run_task(task, &hooks, &result);
+    *well = result.error.status == QY_OK;
     qy_status_t status = qy_result_encode(&result, &bytes, &n, err);
     if (status == QY_OK) {
         status = send_message(fd, QY_MSG_RESULT, bytes, n, err);
@@ -302,4 +320,18 @@ qy_status_t qy_child_serve(int fd, const volatile sig_atomic_t *stop, qy_error_t
     }
     qy_result_free(&result);
     return status;
+}
+
+qy_status_t qy_child_serve(int fd, const volatile sig_atomic_t *stop, qy_error_t *err)
+{
+    qy_task_t task;
+    int any = 1, well = 1;
+    while (well) {
+        QY_TRY(receive_task(fd, &task, &any, err));
+        if (!any)
+            return QY_OK;
+        QY_TRY(serve_one(fd, &task, stop, &well, err));
+        malloc_trim(0); /* one task's memory is not kept from the other processes of the node */
+    }
+    return QY_OK;
 }

@@ -1,8 +1,10 @@
 /*
- * A task in a child process: `quarry task --fd 3`, started from the main thread, task bytes in,
- * progress and result out over a socket. A crash, a sticky GPU error or the OOM killer takes the
- * child and one attempt, not the rank. The child dies with its parent, is the OOM killer's first
- * choice, and sees none of the launcher's environment or descriptors.
+ * Tasks in a child process: `quarry task --fd 3`, started from the main thread, one task after the
+ * other in, progress and results out over a socket. A crash, a sticky GPU error or the OOM killer
+ * takes the child and one attempt, not the rank. Each task opens plan, device and model and closes
+ * them again; what stays from one to the next is what a process has loaded (a GPU's context and
+ * kernels, about a second). The child dies with its parent, is the OOM killer's first choice, and
+ * sees none of the launcher's environment or descriptors.
  */
 #ifndef QY_WORKER_CHILD_H
 #define QY_WORKER_CHILD_H
@@ -14,8 +16,10 @@
 typedef struct qy_child qy_child_t;
 
 /* log_path: where the child's standard output and error are appended to. */
-qy_status_t qy_child_start(qy_child_t **out, const qy_task_t *task, const char *log_path,
-                           qy_error_t *err);
+qy_status_t qy_child_start(qy_child_t **out, const char *log_path, qy_error_t *err);
+
+/* A task, where it has none. COMM where the child is gone. */
+qy_status_t qy_child_give(qy_child_t *child, const qy_task_t *task, qy_error_t *err);
 
 /*
  * The next message of the child, without waiting: message->payload is NULL where there is none.
@@ -41,7 +45,8 @@ void qy_child_destroy(qy_child_t **child);
  * gone. */
 qy_status_t qy_child_settle(qy_error_t *err);
 
-/* Reads the task from fd, runs it until it is done or *stop ≠ 0, answers on fd. */
+/* Reads tasks from fd, runs each until it is done or *stop ≠ 0, answers on fd; leaves after one
+ * that did not end well, or where the worker has closed its end. */
 qy_status_t qy_child_serve(int fd, const volatile sig_atomic_t *stop, qy_error_t *err);
 
 #endif

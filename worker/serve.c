@@ -19,12 +19,14 @@ struct qy_server {
     int rank;
     qy_server_hooks_t hooks;
     char log_path[QY_PATH_MAX];
-    qy_child_t *child;
-    qy_task_t task; /* the child's; of a probe, the task that failed before it */
-    int probing;    /* the child looks whether the device, which has failed, works */
+    qy_child_t *child; /* kept from one task to the next while all end well */
+    int busy;          /* it has a task */
+    qy_task_t task;    /* which one; of a probe, the task that failed before it */
+    int probing;       /* the child looks whether the device, which has failed, works */
     qy_error_t device_error;
     double began, last_sent;
-    int asked; /* the coordinator knows that this rank was asked to stop */
+    int halted; /* the child was told to stop: not one for another task */
+    int asked;  /* the coordinator knows that this rank was asked to stop */
 };
 
 static qy_status_t send(qy_server_t *s, qy_msg_kind_t kind, const void *payload, size_t bytes,
@@ -97,6 +99,7 @@ static qy_status_t answer_failure(qy_server_t *s, const qy_error_t *error, qy_er
                           .kind = s->task.kind,
                           .error = *error,
                           .seconds = qy_now_s() - s->began};
+    s->busy = 0;
     return send_result(s, QY_MSG_RESULT, &result, err);
 }
 
@@ -115,6 +118,20 @@ static qy_status_t answer_probed(qy_server_t *s, const qy_error_t *probe, qy_err
     return answer_failure(s, &error, err);
 }
 
+/* To the child that is there, or to a fresh one: also where that one has died since its last task,
+ * which was nobody's attempt. */
+static qy_status_t hand_over(qy_server_t *s, const qy_task_t *task, qy_error_t *err)
+{
+    if (s->child && qy_child_give(s->child, task, NULL) == QY_OK)
+        return QY_OK;
+    qy_child_destroy(&s->child);
+    QY_TRY(qy_child_start(&s->child, s->log_path, err));
+    qy_status_t status = qy_child_give(s->child, task, err);
+    if (status != QY_OK)
+        qy_child_destroy(&s->child);
+    return status;
+}
+
 static qy_status_t start_probe(qy_server_t *s, const qy_error_t *device_error, qy_error_t *err)
 {
     qy_error_t error;
@@ -122,7 +139,7 @@ static qy_status_t start_probe(qy_server_t *s, const qy_error_t *device_error, q
     probe.kind = QY_TASK_PROBE;
     s->device_error = *device_error;
     s->probing = 1;
-    if (qy_child_start(&s->child, &probe, s->log_path, &error) != QY_OK)
+    if (hand_over(s, &probe, &error) != QY_OK)
         return answer_probed(s, &error, err);
     return QY_OK;
 }
@@ -149,7 +166,9 @@ static qy_status_t child_answered(qy_server_t *s, const qy_message_t *message, q
     qy_result_free(&result);
     if (s->probing || error.status != QY_OK)
         return child_failed(s, &error, err);
-    qy_child_destroy(&s->child); /* it has nothing more to do but to leave */
+    s->busy = 0;
+    if (s->halted)
+        qy_child_destroy(&s->child);
     return send(s, message->kind, message->payload, message->bytes, err);
 }
 
@@ -158,10 +177,11 @@ static qy_status_t start_task(qy_server_t *s, const qy_message_t *message, qy_er
     qy_error_t error;
     QY_TRY(qy_task_decode(&s->task, message->payload, message->bytes, err));
     s->began = qy_now_s();
-    if (s->child)
+    if (s->busy)
         return qy_fail(err, QY_ERR_COMM, "rank %d was given a task while it has one", s->rank);
-    if (qy_child_start(&s->child, &s->task, s->log_path, &error) != QY_OK)
+    if (hand_over(s, &s->task, &error) != QY_OK)
         return answer_failure(s, &error, err);
+    s->busy = 1;
     return QY_OK;
 }
 
@@ -183,6 +203,7 @@ static qy_status_t run_e2e(qy_server_t *s, qy_error_t *err)
     qy_result_t result = {.task_id = -1};
     qy_e2e_share_t share = {0};
     const qy_hooks_t hooks = {.progress = forward_e2e, .context = s, .stop = s->hooks.stop};
+    qy_child_destroy(&s->child); /* what it holds of the device is this process's now */
     qy_e2e_run(s->plan, s->hooks.pipe, &hooks, &share, &result.error);
     if (share.alone) {
         if (err)
@@ -211,8 +232,11 @@ static qy_status_t take_message(qy_server_t *s, const void *bytes, size_t n, int
         status = run_e2e(s, err);
         break;
     case QY_MSG_HALT:
-        if (s->child)
+        s->halted = 1;
+        if (s->busy)
             qy_child_stop(s->child);
+        else
+            qy_child_destroy(&s->child);
         break;
     case QY_MSG_STOP:
         qy_child_destroy(&s->child);
@@ -234,7 +258,13 @@ static qy_status_t poll_child(qy_server_t *s, qy_error_t *err)
         qy_error_t error;
         char how[64];
         int ended;
-        if (qy_child_poll(s->child, &message, &ended, how, &error) != QY_OK)
+        qy_status_t polled = qy_child_poll(s->child, &message, &ended, how, &error);
+        if (!s->busy && (polled != QY_OK || ended || message.payload)) {
+            qy_message_free(&message);
+            qy_child_destroy(&s->child); /* it died, or speaks unasked, between two tasks */
+            return QY_OK;
+        }
+        if (polled != QY_OK)
             return child_failed(s, &error, err);
         if (ended) {
             qy_fail(&error, QY_ERR_CRASHED, "the task's process ended with %s; see %s", how,

@@ -1,7 +1,7 @@
 /*
- * A rank as a worker: takes tasks from the coordinator over a link, runs each in a child process,
- * passes progress and results on; E2E-QP runs in the rank itself. Polled, never blocks but in
- * E2E-QP.
+ * A rank as a worker: takes tasks from the coordinator over a link, has a child process run them,
+ * one after the other as long as they end well, passes progress and results on; E2E-QP runs in the
+ * rank itself. Polled, never blocks but in E2E-QP.
  */
 #ifndef QY_WORKER_SERVE_H
 #define QY_WORKER_SERVE_H
