@@ -312,6 +312,7 @@ static qy_status_t serve_one(int fd, const qy_task_t *task, const volatile sig_a
     reporter_t reporter = {.fd = fd, .task_id = task->id};
     const qy_hooks_t hooks = {.progress = report, .context = &reporter, .stop = stop};
     qy_run_task(task, &hooks, &result);
+    malloc_trim(0); /* what a task has freed is there for all of the node's processes */
     *well = result.error.status == QY_OK;
     qy_status_t status = qy_result_encode(&result, &bytes, &n, err);
     if (status == QY_OK) {
@@ -331,7 +332,6 @@ qy_status_t qy_child_serve(int fd, const volatile sig_atomic_t *stop, qy_error_t
         if (!any)
             return QY_OK;
         QY_TRY(serve_one(fd, &task, stop, &well, err));
-        malloc_trim(0); /* one task's memory is not kept from the other processes of the node */
     }
     return QY_OK;
 }
