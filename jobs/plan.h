@@ -105,7 +105,7 @@ void qy_plan_bytes_text(char out[32], int64_t bytes);
 int64_t qy_plan_segment_of(const qy_plan_t *plan, int64_t block);
 
 /* Ranges that the windows of an evaluation text are cut into, by their work, at most QY_EVALUATE_RANGES:
- * each is a process that opens the device. */
+ * each reads the embedding and every block anew. */
 int64_t qy_plan_evaluate_ranges(const qy_plan_t *plan, int64_t n_windows, int64_t length);
 
 /* Range r of n items in R ranges: [⌊r n/R⌋, ⌊(r+1) n/R⌋); empty where r is none of them. */

@@ -74,11 +74,10 @@ static double load_s(const timing_t *t)
     return t->weights / t->speed->read + t->weights / t->speed->load;
 }
 
-/* A task that walks samples through blocks of the checkpoint, its own start and the rim included.
- */
+/* A task that walks samples through blocks of the checkpoint, the rim included. */
 static double walk_s(const timing_t *t, double samples, double length, double blocks)
 {
-    return t->speed->open_s + t->rim / t->speed->read + pin_s(t, samples, length) +
+    return t->rim / t->speed->read + pin_s(t, samples, length) +
            blocks * (load_s(t) + forward_s(t, samples, length));
 }
 
@@ -88,12 +87,33 @@ static double spread_s(const timing_t *t, double n, double task_s)
     return ceil(n / t->workers) * task_s;
 }
 
+/* A worker's tasks go to one process, which the first of them opens; E2E-QP ends it. */
+static int is_first_phase(const qy_plan_t *plan, qy_time_phase_t phase)
+{
+    int captures = plan->n_ranges > 0 || plan->n_e2e_ranges > 0;
+    switch (phase) {
+    case QY_TIME_CAPTURE:
+        return captures;
+    case QY_TIME_QUANTIZE:
+        return !captures;
+    case QY_TIME_EVALUATE:
+        return plan->spec.e2e_qp.present;
+    default:
+        return 0;
+    }
+}
+
+static double process_s(const timing_t *t, qy_time_phase_t phase)
+{
+    return is_first_phase(t->plan, phase) ? t->speed->open_s : 0;
+}
+
 /* --- phases ----------------------------------------------------------------------------------- */
 
 static double capture_s(const timing_t *t)
 {
     const qy_plan_t *plan = t->plan;
-    double sum = 0;
+    double sum = process_s(t, QY_TIME_CAPTURE);
     if (plan->n_ranges > 0) {
         double ranges = (double)plan->n_ranges, samples = (double)plan->n_samples / ranges;
         double length = (double)plan->spec.calibration.sequence_length;
@@ -175,14 +195,15 @@ static double segment_s(const timing_t *t, double blocks)
     double length = (double)plan->spec.calibration.sequence_length;
     double rim = plan->n_samples ? t->rim / t->speed->read : 0;
     double streams = 2 * pin_s(t, (double)plan->n_samples, length);
-    return t->speed->open_s + rim + streams + (blocks - 1) * block_s(t, 0) + block_s(t, 1);
+    return rim + streams + (blocks - 1) * block_s(t, 0) + block_s(t, 1);
 }
 
 static double quantize_s(const timing_t *t)
 {
     double segments = (double)t->plan->n_segments;
     double longest = segment_s(t, ceil(t->blocks / segments));
-    return fmax(longest, spread_s(t, segments, segment_s(t, t->blocks / segments)));
+    return process_s(t, QY_TIME_QUANTIZE) +
+           fmax(longest, spread_s(t, segments, segment_s(t, t->blocks / segments)));
 }
 
 /* Stages by blocks; the last one has the head as well. The pipeline is as fast as its slowest
@@ -225,7 +246,7 @@ static double evaluate_s(const timing_t *t, const double tokens[QY_MAX_EVALUATE]
         tasks_s += all * ranges * walk;
         tasks_s += ranges * t->blocks * t->weights / t->speed->freeze; /* rounded plainly */
     }
-    return n > 0 ? spread_s(t, n, tasks_s / n) : 0;
+    return n > 0 ? process_s(t, QY_TIME_EVALUATE) + spread_s(t, n, tasks_s / n) : 0;
 }
 
 static double export_s(const timing_t *t)

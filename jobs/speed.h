@@ -19,7 +19,7 @@ typedef struct {
     char source[128]; /* "shipped (docs/performance.md)", "measured 2026-11-22T12:00:00Z on n1" */
     int64_t threads;  /* CPU: of the measurement; else 0 */
     double memory;    /* bytes of device memory; 0: not known (CPU) */
-    double open_s;    /* a task's process, device, model and first calls ready to work */
+    double open_s;    /* a worker's process, its device, model and first calls ready to work */
     double pin;       /* bytes/s: host memory taken for streams */
     double read;      /* weights/s: of a block of the checkpoint, to f32 in host memory */
     double load;      /* weights/s: from there to the device */

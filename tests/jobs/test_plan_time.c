@@ -85,6 +85,22 @@ static void test_forward(void **state)
     assert_near(phase_s("quantize.segments=2", 5, &speed, QY_TIME_CAPTURE), 0.75);
 }
 
+/* A worker's process opens its device once, in the first phase that has tasks for it, and anew
+ * after E2E-QP. */
+static void test_open(void **state)
+{
+    (void)state;
+    qy_speed_t speed = endless();
+    const char *evaluated = "evaluate=[{name: a, text: " TEST_DATA "/text/kjv/test.txt, "
+                            "sequence_length: 32}]";
+    speed.open_s = 1;
+    assert_near(phase_s("quantize.segments=3", 1, &speed, QY_TIME_CAPTURE), 1);
+    assert_near(phase_s("quantize.segments=3", 1, &speed, QY_TIME_QUANTIZE), 0);
+    assert_near(phase_s(evaluated, 1, &speed, QY_TIME_EVALUATE), 1);
+    assert_near(phase_s("quantize.segments=1", 1, &speed, QY_TIME_CAPTURE), 0);
+    assert_near(phase_s("quantize.segments=1", 1, &speed, QY_TIME_QUANTIZE), 1);
+}
+
 /* A pipeline of two stages needs three turns for two micro-batches. */
 static void test_pipeline(void **state)
 {
@@ -196,10 +212,10 @@ static void test_cache(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_steps),    cmocka_unit_test(test_forward),
-        cmocka_unit_test(test_pipeline), cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_scratch),  cmocka_unit_test(test_recorded),
-        cmocka_unit_test(test_cache),
+        cmocka_unit_test(test_steps),     cmocka_unit_test(test_forward),
+        cmocka_unit_test(test_open),      cmocka_unit_test(test_pipeline),
+        cmocka_unit_test(test_attention), cmocka_unit_test(test_scratch),
+        cmocka_unit_test(test_recorded),  cmocka_unit_test(test_cache),
     };
     return cmocka_run_group_tests(tests, open_folder, close_folder);
 }
