@@ -17,8 +17,8 @@ checkpoint: {{minutes: 0}}
 """
 
 
-def short_text(folder, lines=60):
-    """The first lines of the test text: enough for an evaluation of seconds."""
+def short_text(folder, lines=4):
+    """The first lines of the test text: some thousand tokens."""
     path = os.path.join(folder, "short.txt")
     with open(os.path.join(DATA, "text/kjv/test.txt")) as source, open(path, "w") as out:
         out.writelines(line for _, line in zip(range(lines), source))
