@@ -25,14 +25,14 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* Arithmetic that is worth a task of its own: a second or less of a GPU, about as long as it takes
- * a process to open one; minutes of a CPU. */
-static const double range_flops = 2e13;
+/* Arithmetic that is worth a task of its own: about as long as it takes a GPU's task to begin and
+ * to load all blocks, minutes of a CPU. An evaluation has a task per range, text and variant. */
+static const double capture_range_flops = 2e13, evaluate_range_flops = 1e14;
 
-/* n windows of a walk through all blocks in at least `fewest` ranges, at most `most`, never empty.
- */
-static int64_t ranges_by_work(const qy_plan_t *plan, int64_t n, int64_t length, int64_t fewest,
-                              int64_t most)
+/* n windows of a walk through all blocks in ranges of at least range_flops, at least `fewest` of
+ * them, at most `most`, never empty. */
+static int64_t ranges_by_work(const qy_plan_t *plan, int64_t n, int64_t length, double range_flops,
+                              int64_t fewest, int64_t most)
 {
     double flops = (double)plan->arch.n_blocks *
                    qy_block_flops(&plan->arch, (double)(n * length), (double)length);
@@ -42,14 +42,16 @@ static int64_t ranges_by_work(const qy_plan_t *plan, int64_t n, int64_t length, 
 
 int64_t qy_plan_evaluate_ranges(const qy_plan_t *plan, int64_t n_windows, int64_t length)
 {
-    return ranges_by_work(plan, n_windows, length, QY_LEAST_EVALUATE_RANGES, QY_EVALUATE_RANGES);
+    return ranges_by_work(plan, n_windows, length, evaluate_range_flops, QY_LEAST_EVALUATE_RANGES,
+                          QY_EVALUATE_RANGES);
 }
 
 static int64_t capture_ranges(const qy_plan_t *plan, int64_t n_samples, int64_t length)
 {
     if (n_samples < 1)
         return 0;
-    return ranges_by_work(plan, n_samples, length, QY_LEAST_CAPTURE_RANGES, QY_CAPTURE_RANGES);
+    return ranges_by_work(plan, n_samples, length, capture_range_flops, QY_LEAST_CAPTURE_RANGES,
+                          QY_CAPTURE_RANGES);
 }
 
 void qy_plan_range(int64_t n, int64_t n_ranges, int64_t r, int64_t *first, int64_t *count)

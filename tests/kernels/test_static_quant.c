@@ -52,9 +52,10 @@ static void random_rows(const qy_device_t *dev)
     double rounding =
         dev->compute == QY_F32 ? 0.0 : test_tolerance(1.0, dev->compute, 1, want, M * C);
     test_close("static_quant_fwd", got, want, M * C, rounding);
-    test_refused(qy_static_quant_fwd(dev, &ty, &tx, &tz, &tx, 4, &err), QY_ERR_SHAPE, err);
+    qy_tensor_t fewer = test_put_1d(dev, QY_F32, C - 1, z);
+    test_refused(qy_static_quant_fwd(dev, &ty, &tx, &ts, &fewer, 4, &err), QY_ERR_SHAPE, err);
     test_refused(qy_static_quant_fwd(dev, &ty, &tx, &ts, &tz, 9, &err), QY_ERR_ARG, err);
-    test_release_all(dev, &tx, &ts, &tz, &ty);
+    test_release_all(dev, &tx, &ts, &tz, &ty, &fewer);
     test_drop(x, s, z, want, got);
 }
 
