@@ -53,6 +53,8 @@ static qy_status_t open_all(eval_t *e, const char *path, const char *device, int
         QY_TRY(check_maps(path, err));
     const char *model = e->plan ? e->plan->spec.model : path;
     QY_TRY(qy_model_open(&e->model, model, err));
+    if (e->plan)
+        QY_TRY(qy_finished_final_norm(e->plan, e->model, err));
     if (e->length > e->model->arch.max_positions)
         return qy_fail(err, QY_ERR_ARG, "windows of %lld tokens: the model has %lld positions",
                        (long long)e->length, (long long)e->model->arch.max_positions);

@@ -129,7 +129,9 @@ qy_status_t qy_export_of_run(const qy_plan_t *plan, const char *format, const ch
                        .version = QUARRY_VERSION,
                        .plan_hash = plan->hash,
                        .overwrite = overwrite != 0};
-    status = qy_export_run(exporter, &job, dir, err);
+    status = qy_finished_final_norm(plan, model, err);
+    if (status == QY_OK)
+        status = qy_export_run(exporter, &job, dir, err);
     qy_model_close(&model);
 free_recipe:
     free(recipe);

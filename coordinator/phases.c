@@ -17,6 +17,7 @@ static const struct {
     [QY_RUN_CAPTURE] = {"capture", QY_BY_TASKS},
     [QY_RUN_QUANTIZE] = {"quantize", QY_BY_TASKS},
     [QY_RUN_STITCH] = {"stitch", QY_BY_COORDINATOR},
+    [QY_RUN_FINAL_NORM] = {"final_norm", QY_BY_TASKS},
     [QY_RUN_E2E_QP] = {"e2e_qp", QY_BY_ALL},
     [QY_RUN_EVALUATE] = {"evaluate", QY_BY_TASKS},
     [QY_RUN_EXPORT] = {"export", QY_BY_COORDINATOR},
@@ -227,6 +228,29 @@ static qy_status_t segment_tasks(qy_task_list_t *out, const qy_plan_t *plan, qy_
     return QY_OK;
 }
 
+/* --- final_norm ------------------------------------------------------------------------------- */
+
+static qy_status_t check_norm(const qy_plan_t *plan, int64_t range, qy_error_t *err)
+{
+    char path[QY_PATH_MAX];
+    QY_TRY(qy_store_norm(path, plan, range, err));
+    return check_file(path, plan, "norm", err);
+}
+
+static qy_status_t norm_tasks(qy_task_list_t *out, const qy_plan_t *plan, qy_error_t *err)
+{
+    int64_t ranges = qy_plan_norm_ranges(plan);
+    QY_TRY(list_create(out, ranges, err));
+    for (int64_t r = 0; r < ranges; r++) {
+        int64_t first, n;
+        qy_plan_range(plan->spec.calibration.samples, ranges, r, &first, &n);
+        qy_task_t *task = list_add(out, plan, QY_TASK_FINAL_NORM, r);
+        task->cost = (double)n;
+        out->done[task->id] = check_norm(plan, r, NULL) == QY_OK;
+    }
+    return QY_OK;
+}
+
 /* --- evaluate --------------------------------------------------------------------------------- */
 
 /* What an evaluation is cut into: range r is values [first[r], first[r + 1]). */
@@ -329,6 +353,8 @@ qy_status_t qy_phase_tasks(qy_task_list_t *out, qy_run_phase_t phase, const qy_p
         return capture_tasks(out, plan, err);
     case QY_RUN_QUANTIZE:
         return segment_tasks(out, plan, err);
+    case QY_RUN_FINAL_NORM:
+        return norm_tasks(out, plan, err);
     case QY_RUN_EVALUATE:
         return evaluation_tasks(out, plan, ledger, err);
     default:
@@ -348,6 +374,8 @@ qy_status_t qy_phase_confirm(const qy_plan_t *plan, const qy_task_list_t *list,
         if (missing_blocks(plan, task->range, &missing) == 0)
             return QY_OK;
         return qy_fail(err, QY_ERR_IO, "%s", missing.text);
+    case QY_TASK_FINAL_NORM:
+        return check_norm(plan, task->range, err);
     case QY_TASK_EVALUATE:
         return confirm_values(list, result, err);
     default:

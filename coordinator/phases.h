@@ -16,6 +16,7 @@ typedef enum {
     QY_RUN_CAPTURE,
     QY_RUN_QUANTIZE,
     QY_RUN_STITCH,
+    QY_RUN_FINAL_NORM,
     QY_RUN_E2E_QP,
     QY_RUN_EVALUATE,
     QY_RUN_EXPORT,

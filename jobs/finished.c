@@ -1,6 +1,10 @@
 #include "jobs/finished.h"
 
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
+
+#include "base/half.h"
 
 unsigned qy_plan_map_sites(const qy_plan_t *plan)
 {
@@ -82,5 +86,79 @@ qy_status_t qy_finished_read_model(const qy_plan_t *plan, int64_t block, int fin
     status = read_steps(plan, block, out, err);
     if (status != QY_OK)
         qy_qblock_free(out);
+    return status;
+}
+
+/* --- the last norm ---------------------------------------------------------------------------- */
+
+/* Adds a range's sums (QY_N_NORM_SUMS H) and rows. scratch: as many numbers. */
+static qy_status_t add_range(const qy_plan_t *plan, int64_t range, double *sums, double *scratch,
+                             int64_t *rows, qy_error_t *err)
+{
+    char path[QY_PATH_MAX];
+    qy_h5_t *file = NULL;
+    int64_t n = 0, count = QY_N_NORM_SUMS * plan->arch.hidden;
+    qy_tensor_t t = qy_tensor_2d(scratch, QY_F64, QY_N_NORM_SUMS, plan->arch.hidden);
+    QY_TRY(qy_store_norm(path, plan, range, err));
+    qy_status_t status = qy_store_open(&file, path, plan, "norm", err);
+    if (status == QY_OK)
+        status = qy_h5_get_i64(file, "rows", &n, err);
+    if (status == QY_OK)
+        status = qy_h5_read(file, "sums", &t, err);
+    qy_h5_close(&file);
+    QY_TRY(qy_store_set_aside(path, status, err));
+    for (int64_t i = 0; i < count; i++)
+        sums[i] += scratch[i];
+    *rows += n;
+    return QY_OK;
+}
+
+/* w and b hold the checkpoint's. */
+static qy_status_t fit(const double *sums, int64_t hidden, double rows, int with_bias, float *w,
+                       float *b, qy_error_t *err)
+{
+    for (int64_t c = 0; c < hidden; c++) {
+        double yh = sums[QY_NORM_SUM_YH * hidden + c], hh = sums[QY_NORM_SUM_HH * hidden + c];
+        double y = with_bias ? sums[QY_NORM_SUM_Y * hidden + c] / rows : 0;
+        double h = with_bias ? sums[QY_NORM_SUM_H * hidden + c] / rows : 0;
+        double slope = (yh - rows * y * h) / (hh - rows * h * h);
+        if (hh == 0)
+            continue;
+        w[c] = qy_round_f16((float)slope);
+        if (with_bias)
+            b[c] = qy_round_f16((float)(y - slope * h));
+        if (!isfinite(w[c]) || (with_bias && !isfinite(b[c])))
+            return qy_fail(err, QY_ERR_NUMERIC, "last norm, channel %lld: its weight would be %g",
+                           (long long)c, slope);
+    }
+    return QY_OK;
+}
+
+static qy_status_t fit_model(const qy_plan_t *plan, qy_model_t *model, double *sums,
+                             double *scratch, qy_error_t *err)
+{
+    qy_outer_weights_t outer;
+    int64_t rows = 0, ranges = qy_plan_norm_ranges(plan);
+    for (int64_t r = 0; r < ranges; r++)
+        QY_TRY(add_range(plan, r, sums, scratch, &rows, err));
+    QY_TRY(qy_outer_weights_read(&outer, model, err));
+    float *w = outer.original_norm.data, *b = outer.original_norm_bias.data;
+    qy_status_t status = fit(sums, plan->arch.hidden, (double)rows, b != NULL, w, b, err);
+    if (status == QY_OK)
+        status = qy_model_set_final_norm(model, w, b, err);
+    qy_outer_weights_free(&outer);
+    return status;
+}
+
+qy_status_t qy_finished_final_norm(const qy_plan_t *plan, qy_model_t *model, qy_error_t *err)
+{
+    size_t n = QY_N_NORM_SUMS * (size_t)plan->arch.hidden;
+    if (qy_plan_norm_ranges(plan) == 0)
+        return QY_OK;
+    double *sums = calloc(2 * n, sizeof *sums);
+    if (!sums)
+        return qy_fail(err, QY_ERR_MEMORY, "last norm: out of host memory");
+    qy_status_t status = fit_model(plan, model, sums, sums + n, err);
+    free(sums);
     return status;
 }

@@ -46,6 +46,15 @@ int64_t qy_plan_evaluate_ranges(const qy_plan_t *plan, int64_t n_windows, int64_
                           QY_EVALUATE_RANGES);
 }
 
+int64_t qy_plan_norm_ranges(const qy_plan_t *plan)
+{
+    const qy_spec_t *spec = &plan->spec;
+    if (spec->quantize.method != QY_METHOD_QLLM || !spec->qllm.final_norm || plan->qllm.steps == 0)
+        return 0;
+    return qy_plan_evaluate_ranges(plan, spec->calibration.samples,
+                                   spec->calibration.sequence_length);
+}
+
 static int64_t capture_ranges(const qy_plan_t *plan, int64_t n_samples, int64_t length)
 {
     if (n_samples < 1)

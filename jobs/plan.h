@@ -20,6 +20,7 @@ typedef enum {
     QY_TIME_CAPTURE,
     QY_TIME_QUANTIZE,
     QY_TIME_STITCH,
+    QY_TIME_FINAL_NORM,
     QY_TIME_E2E_QP,
     QY_TIME_EVALUATE,
     QY_TIME_EXPORT,
@@ -107,6 +108,9 @@ int64_t qy_plan_segment_of(const qy_plan_t *plan, int64_t block);
 /* Ranges that the windows of an evaluation text are cut into, by their work, at most QY_EVALUATE_RANGES:
  * each reads the embedding and every block anew. */
 int64_t qy_plan_evaluate_ranges(const qy_plan_t *plan, int64_t n_windows, int64_t length);
+/* Ranges that the training samples are cut into to fit the last norm (qllm.final_norm); 0 where it
+ * stays the checkpoint's. */
+int64_t qy_plan_norm_ranges(const qy_plan_t *plan);
 
 /* Range r of n items in R ranges: [⌊r n/R⌋, ⌊(r+1) n/R⌋); empty where r is none of them. */
 void qy_plan_range(int64_t n, int64_t n_ranges, int64_t r, int64_t *first, int64_t *count);

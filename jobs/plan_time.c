@@ -11,9 +11,10 @@
 #include "model/tokenizer.h"
 
 static const char *const phase_names[QY_N_TIME_PHASES] = {
-    [QY_TIME_TOKENS] = "tokens", [QY_TIME_CAPTURE] = "capture", [QY_TIME_QUANTIZE] = "quantize",
-    [QY_TIME_STITCH] = "stitch", [QY_TIME_E2E_QP] = "e2e_qp",   [QY_TIME_EVALUATE] = "evaluate",
-    [QY_TIME_EXPORT] = "export"};
+    [QY_TIME_TOKENS] = "tokens",         [QY_TIME_CAPTURE] = "capture",
+    [QY_TIME_QUANTIZE] = "quantize",     [QY_TIME_STITCH] = "stitch",
+    [QY_TIME_FINAL_NORM] = "final_norm", [QY_TIME_E2E_QP] = "e2e_qp",
+    [QY_TIME_EVALUATE] = "evaluate",     [QY_TIME_EXPORT] = "export"};
 
 /* A text is judged by so many bytes of it. */
 enum { SAMPLE_BYTES = 1 << 18 };
@@ -204,6 +205,18 @@ static double quantize_s(const timing_t *t)
     double longest = segment_s(t, ceil(t->blocks / segments));
     return process_s(t, QY_TIME_QUANTIZE) +
            fmax(longest, spread_s(t, segments, segment_s(t, t->blocks / segments)));
+}
+
+/* Each range walks through the original model and through the quantized one. */
+static double final_norm_s(const timing_t *t)
+{
+    const qy_plan_t *plan = t->plan;
+    double ranges = (double)qy_plan_norm_ranges(plan);
+    if (ranges == 0)
+        return 0;
+    double samples = (double)plan->spec.calibration.samples / ranges;
+    double length = (double)plan->spec.calibration.sequence_length;
+    return spread_s(t, ranges, walk_s(t, samples, length, 2 * t->blocks));
 }
 
 /* Stages by blocks; the last one has the head as well. The pipeline is as fast as its slowest
@@ -402,6 +415,7 @@ qy_status_t qy_plan_estimate(qy_plan_t *plan, const qy_speed_t *speed, qy_error_
                                       [QY_TIME_STITCH] = t.blocks * t.weights *
                                                          (double)plan->spec.quantize.weights.bits /
                                                          8 / speed->disk,
+                                      [QY_TIME_FINAL_NORM] = final_norm_s(&t),
                                       [QY_TIME_E2E_QP] = e2e_s(&t),
                                       [QY_TIME_EVALUATE] = evaluate_s(&t, tokens),
                                       [QY_TIME_EXPORT] = export_s(&t)}};

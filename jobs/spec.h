@@ -87,7 +87,7 @@ typedef struct {
         bool compat;
     } rptq;
     struct {
-        bool compat, reassembly, block_norms;
+        bool compat, reassembly, block_norms, final_norm;
         int init, merge_score; /* qy_init_t, qy_merge_score_t */
         int64_t search_samples; /* 0: auto */
         int64_t rank, epochs, batch_size, blocks_per_round;

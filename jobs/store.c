@@ -52,6 +52,12 @@ qy_status_t qy_store_model(char out[QY_PATH_MAX], const qy_plan_t *plan, qy_erro
     return qy_path(out, err, "%s/model/model.h5", plan->spec.run_dir);
 }
 
+qy_status_t qy_store_norm(char out[QY_PATH_MAX], const qy_plan_t *plan, int64_t range,
+                          qy_error_t *err)
+{
+    return qy_path(out, err, "%s/norm/%02" PRId64 ".h5", plan->spec.run_dir, range);
+}
+
 qy_status_t qy_store_e2e(char out[QY_PATH_MAX], const qy_plan_t *plan, int64_t step, int64_t block,
                          qy_error_t *err)
 {
@@ -89,6 +95,8 @@ qy_status_t qy_store_prepare(const qy_plan_t *plan, qy_error_t *err)
     }
     if (plan->n_e2e_ranges > 0)
         QY_TRY(prepare(plan, "segments/teacher", err));
+    if (qy_plan_norm_ranges(plan) > 0)
+        QY_TRY(prepare(plan, "norm", err));
     return plan->spec.e2e_qp.present ? prepare(plan, "e2e", err) : QY_OK;
 }
 

@@ -28,6 +28,8 @@ qy_status_t qy_store_stream(char out[QY_PATH_MAX], const qy_plan_t *plan, int64_
                             qy_error_t *err); /* streams/NN/BBB-NAME.bin, in front of block BBB */
 qy_status_t qy_store_model(char out[QY_PATH_MAX], const qy_plan_t *plan,
                            qy_error_t *err); /* model/model.h5 */
+qy_status_t qy_store_norm(char out[QY_PATH_MAX], const qy_plan_t *plan, int64_t range,
+                          qy_error_t *err); /* norm/RR.h5 */
 qy_status_t qy_store_e2e(char out[QY_PATH_MAX], const qy_plan_t *plan, int64_t step,
                          int64_t block, qy_error_t *err); /* e2e/step-NNNNN/BBB.h5 */
 qy_status_t qy_store_ledger(char out[QY_PATH_MAX], const qy_plan_t *plan, qy_error_t *err);

@@ -39,6 +39,9 @@ void qy_task_name(const qy_task_t *task, char out[96])
         snprintf(out, 96, "evaluate text %d %s range %lld", task->text,
                  variant < QY_N_VARIANTS ? variant_names[variant] : "?", range);
         break;
+    case QY_TASK_FINAL_NORM:
+        snprintf(out, 96, "final norm range %lld", range);
+        break;
     case QY_TASK_PROBE:
         snprintf(out, 96, "probe of the device");
         break;

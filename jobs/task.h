@@ -14,6 +14,7 @@ typedef enum {
     QY_TASK_CAPTURE,  /* full-precision activations of a range of samples at every segment start */
     QY_TASK_SEGMENT,  /* the blocks of one segment, from the first unfinished one */
     QY_TASK_EVALUATE, /* negative log likelihood of a range of windows of one text */
+    QY_TASK_FINAL_NORM, /* sums over a range of samples that the last norm is fitted from */
     QY_TASK_PROBE,    /* does the device work? of a worker, not of the coordinator */
     QY_N_TASK_KINDS
 } qy_task_kind_t;

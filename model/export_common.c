@@ -191,20 +191,6 @@ static qy_status_t copy_tensor(qy_st_writer_t *writer, const qy_st_set_t *set,
     return status;
 }
 
-static qy_status_t copy_outer(qy_st_writer_t *writer, const qy_export_t *job,
-                              const qy_layer_format_t *format, qy_error_t *err)
-{
-    const qy_arch_t *arch = &job->model->arch;
-    int64_t n = qy_st_count(job->model->tensors);
-    for (int64_t i = 0; i < n; i++) {
-        const qy_st_entry_t *e = qy_st_at(job->model->tensors, i);
-        if (find_part(arch, e->name).kind == PART_OUTER)
-            QY_TRY(copy_tensor(writer, job->model->tensors, e,
-                               kept_dtype(arch, format, e, PART_OUTER), err));
-    }
-    return QY_OK;
-}
-
 /* A bias or norm of a quantized block, from f32 to the type it is stored in. */
 static qy_status_t put_vector(qy_st_writer_t *writer, const char *name, const qy_tensor_t *t,
                               const char *dtype, qy_error_t *err)
@@ -228,6 +214,35 @@ static qy_status_t put_vector(qy_st_writer_t *writer, const char *name, const qy
         status = qy_st_writer_put(writer, name, halves, 2 * (uint64_t)n, err);
     free(halves);
     return status;
+}
+
+/* The last norm's vector of this name that stands in for the checkpoint's; NULL data: none does. */
+static qy_tensor_t set_norm(const qy_model_t *model, const char *name)
+{
+    int64_t n = model->arch.hidden;
+    float *w = model->final_norm;
+    if (w && is_suffixed(name, model->arch.final_norm.name, ".weight"))
+        return qy_tensor_1d(w, QY_F32, n);
+    if (w && is_suffixed(name, model->arch.final_norm.name, ".bias"))
+        return qy_tensor_1d(w + n, QY_F32, n);
+    return (qy_tensor_t){0};
+}
+
+static qy_status_t copy_outer(qy_st_writer_t *writer, const qy_export_t *job,
+                              const qy_layer_format_t *format, qy_error_t *err)
+{
+    const qy_arch_t *arch = &job->model->arch;
+    int64_t n = qy_st_count(job->model->tensors);
+    for (int64_t i = 0; i < n; i++) {
+        const qy_st_entry_t *e = qy_st_at(job->model->tensors, i);
+        if (find_part(arch, e->name).kind != PART_OUTER)
+            continue;
+        const char *dtype = kept_dtype(arch, format, e, PART_OUTER);
+        qy_tensor_t norm = set_norm(job->model, e->name);
+        QY_TRY(norm.data ? put_vector(writer, e->name, &norm, dtype, err)
+                         : copy_tensor(writer, job->model->tensors, e, dtype, err));
+    }
+    return QY_OK;
 }
 
 /* In f16 if narrow, else in the checkpoint's type. */

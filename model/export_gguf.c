@@ -295,7 +295,8 @@ static qy_status_t write_final_norm(export_t *e, qy_error_t *err)
                   .raw = (unsigned char *)raw};
     qy_status_t status = values && raw ? read_rows(&m, 0, 1, err)
                                        : qy_fail(err, QY_ERR_MEMORY, "%s: no memory", name);
-    qy_tensor_t view = qy_tensor_1d(values, QY_F32, model->arch.hidden);
+    qy_tensor_t view =
+        qy_tensor_1d(model->final_norm ? model->final_norm : values, QY_F32, model->arch.hidden);
     if (status == QY_OK)
         status = write_vector(e, "output_norm.weight", &view, 1, err);
     free(raw);

@@ -241,8 +241,28 @@ void qy_model_close(qy_model_t **model)
     if (!model || !*model)
         return;
     qy_st_close(&(*model)->tensors);
+    free((*model)->final_norm);
     free(*model);
     *model = NULL;
+}
+
+qy_status_t qy_model_set_final_norm(qy_model_t *model, const float *weight, const float *bias,
+                                    qy_error_t *err)
+{
+    size_t n = (size_t)model->arch.hidden;
+    if (!weight) {
+        free(model->final_norm);
+        model->final_norm = NULL;
+        return QY_OK;
+    }
+    if (!model->final_norm)
+        model->final_norm = calloc(2 * n, sizeof *model->final_norm);
+    if (!model->final_norm)
+        return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for its last norm", model->dir);
+    memcpy(model->final_norm, weight, n * sizeof *weight);
+    if (model->arch.final_norm.bias)
+        memcpy(model->final_norm + n, bias, n * sizeof *bias);
+    return QY_OK;
 }
 
 /* --- reading --- */
@@ -328,6 +348,13 @@ qy_status_t qy_outer_weights_read(qy_outer_weights_t *out, const qy_model_t *mod
     QY_TRY(read_wanted(&made.storage, model, list, n, err));
     if (model->arch.tied_head)
         made.head = made.embedding;
+    made.original_norm = made.final_norm;
+    made.original_norm_bias = made.final_norm_bias;
+    if (model->final_norm) {
+        made.final_norm.data = model->final_norm;
+        if (made.final_norm_bias.data)
+            made.final_norm_bias.data = model->final_norm + model->arch.hidden;
+    }
     *out = made;
     return QY_OK;
 }

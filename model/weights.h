@@ -15,6 +15,8 @@ typedef struct {
     char dir[QY_PATH_MAX];
     qy_arch_t arch;
     qy_st_set_t *tensors;
+    /* The last norm that takes the checkpoint's place (2 H: weights, biases); owned; NULL: none. */
+    float *final_norm;
 } qy_model_t;
 
 /*
@@ -24,6 +26,11 @@ typedef struct {
  */
 qy_status_t qy_model_open(qy_model_t **out, const char *dir, qy_error_t *err);
 void qy_model_close(qy_model_t **model);
+
+/* From now on its last norm has these H weights and, where it has biases at all, biases; weight
+ * NULL: the checkpoint's again. */
+qy_status_t qy_model_set_final_norm(qy_model_t *model, const float *weight, const float *bias,
+                                    qy_error_t *err);
 
 /* Weights of one block in one allocation: f32 host tensors; .data NULL where the arch has none. */
 typedef struct {
@@ -43,7 +50,8 @@ typedef struct {
     qy_tensor_t embedding;                   /* (V, H) */
     qy_tensor_t positions;                   /* (P, H) or NULL data */
     qy_tensor_t head;                        /* (V, H) */
-    qy_tensor_t final_norm, final_norm_bias; /* (H) */
+    qy_tensor_t final_norm, final_norm_bias; /* (H); borrowed from the model where it was set */
+    qy_tensor_t original_norm, original_norm_bias; /* the checkpoint's */
     void *storage;
 } qy_outer_weights_t;
 

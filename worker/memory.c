@@ -113,7 +113,7 @@ qy_status_t qy_memory_measure(qy_memory_t *out, const qy_plan_t *plan, const cha
     int qllm = spec->quantize.method == QY_METHOD_QLLM;
     int64_t batch = qllm ? spec->qllm.batch_size : spec->block_ap.batch_size;
     int norms = qllm || plan->block_ap.norm_lr > 0;
-    size_t scratch = 0;
+    size_t scratch = 0, norm;
     *out = (qy_memory_t){0};
     QY_TRY(check_measurable(plan, err));
     snprintf(dev.kind, sizeof dev.kind, "%s", kind);
@@ -125,6 +125,8 @@ qy_status_t qy_memory_measure(qy_memory_t *out, const qy_plan_t *plan, const cha
     if (out->capture)
         out->capture += qy_device_own_bytes(kind, 0);
     QY_TRY(qy_task_evaluate_bytes(&work, &out->evaluate, err));
+    QY_TRY(qy_task_final_norm_bytes(&work, &norm, err));
+    out->evaluate = larger(out->evaluate, norm);
     if (out->evaluate)
         out->evaluate += qy_device_own_bytes(kind, 0);
     if (spec->e2e_qp.present) {

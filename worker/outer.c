@@ -29,9 +29,11 @@ qy_status_t qy_outer_take(qy_outer_t *outer, const qy_device_t *dev, const qy_ar
     if (!arch->tied_head)
         QY_TRY(qy_arena_2d(arena, &outer->head, dev->compute, v, h, err));
     QY_TRY(qy_arena_1d(arena, &outer->final_norm, QY_F32, h, err));
-    if (arch->final_norm.bias)
-        QY_TRY(qy_arena_1d(arena, &outer->final_norm_bias, QY_F32, h, err));
-    return QY_OK;
+    QY_TRY(qy_arena_1d(arena, &outer->teacher_norm, QY_F32, h, err));
+    if (!arch->final_norm.bias)
+        return QY_OK;
+    QY_TRY(qy_arena_1d(arena, &outer->final_norm_bias, QY_F32, h, err));
+    return qy_arena_1d(arena, &outer->teacher_norm_bias, QY_F32, h, err);
 }
 
 /* Host f32 into device memory of any float type, in pieces as large as the staging tensor. */
@@ -58,19 +60,22 @@ qy_status_t qy_outer_load(const qy_outer_t *outer, const qy_model_t *model,
 {
     qy_outer_weights_t w;
     QY_TRY(qy_outer_weights_read(&w, model, err));
-    qy_status_t status;
-    QY_TRY_GOTO(load_large(outer->dev, &outer->embedding, &w.embedding, staging, err),
-                free_weights);
-    QY_TRY_GOTO(load_large(outer->dev, &outer->positions, &w.positions, staging, err),
-                free_weights);
-    if (outer->head.data != outer->embedding.data)
-        QY_TRY_GOTO(load_large(outer->dev, &outer->head, &w.head, staging, err), free_weights);
-    QY_TRY_GOTO(load_large(outer->dev, &outer->final_norm, &w.final_norm, staging, err),
-                free_weights);
-    QY_TRY_GOTO(load_large(outer->dev, &outer->final_norm_bias, &w.final_norm_bias, staging, err),
-                free_weights);
-    status = qy_device_wait(outer->dev, err);
-free_weights:
+    int own_head = outer->head.data != outer->embedding.data;
+    const struct {
+        const qy_tensor_t *to, *from;
+    } parts[] = {{&outer->embedding, &w.embedding},
+                 {&outer->positions, &w.positions},
+                 {&outer->final_norm, &w.final_norm},
+                 {&outer->final_norm_bias, &w.final_norm_bias},
+                 {&outer->teacher_norm, &w.original_norm},
+                 {&outer->teacher_norm_bias, &w.original_norm_bias},
+                 {&outer->head, &w.head}};
+    size_t n = sizeof parts / sizeof *parts - !own_head;
+    qy_status_t status = QY_OK;
+    for (size_t i = 0; i < n && status == QY_OK; i++)
+        status = load_large(outer->dev, parts[i].to, parts[i].from, staging, err);
+    if (status == QY_OK)
+        status = qy_device_wait(outer->dev, err);
     qy_outer_weights_free(&w);
     return status;
 }
@@ -160,15 +165,16 @@ qy_status_t qy_head_work_take(qy_head_work_t *work, const qy_outer_t *outer, int
 }
 
 static qy_status_t final_norm(const qy_outer_t *o, qy_head_work_t *work, qy_tensor_t *y,
-                              const qy_tensor_t *x, qy_error_t *err)
+                              const qy_tensor_t *x, int teacher, qy_error_t *err)
 {
+    const qy_tensor_t *w = teacher ? &o->teacher_norm : &o->final_norm;
+    const qy_tensor_t *b = teacher ? &o->teacher_norm_bias : &o->final_norm_bias;
     int64_t rows = qy_tensor_rows(x);
     qy_tensor_t rstd = qy_tensor_1d(work->rstd.data, QY_F32, rows);
     qy_tensor_t mean = qy_tensor_1d(work->mean.data, QY_F32, rows);
     if (o->arch->norm_kind == QY_NORM_RMS)
-        return qy_rmsnorm_fwd(o->dev, y, &rstd, x, &o->final_norm, o->arch->norm_eps, err);
-    return qy_layernorm_fwd(o->dev, y, &mean, &rstd, x, &o->final_norm, &o->final_norm_bias,
-                            o->arch->norm_eps, err);
+        return qy_rmsnorm_fwd(o->dev, y, &rstd, x, w, o->arch->norm_eps, err);
+    return qy_layernorm_fwd(o->dev, y, &mean, &rstd, x, w, b, o->arch->norm_eps, err);
 }
 
 static qy_status_t final_norm_bwd(const qy_outer_t *o, qy_head_work_t *work, qy_tensor_t *dx,
@@ -282,9 +288,9 @@ static qy_status_t head(const qy_outer_t *o, qy_head_work_t *work, const qy_tens
             qy_tensor_t tc = qy_tensor_slice(teacher, at, rows);
             c.t_normed = columns(&work->t_normed, rows, h);
             c.t_stats = columns(&work->t_stats, rows, 2);
-            QY_TRY(final_norm(o, work, &c.t_normed, &tc, err));
+            QY_TRY(final_norm(o, work, &c.t_normed, &tc, 1, err));
         }
-        QY_TRY(final_norm(o, work, &c.normed, &xc, err));
+        QY_TRY(final_norm(o, work, &c.normed, &xc, 0, err));
         QY_TRY(chunk_stats(&c, err));
         if (!dx && !teacher)
             continue;

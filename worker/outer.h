@@ -18,6 +18,7 @@ typedef struct {
     const qy_arch_t *arch;
     qy_tensor_t embedding, positions, head;  /* compute (V, H), (P, H), (V, H) */
     qy_tensor_t final_norm, final_norm_bias; /* f32 (H) */
+    qy_tensor_t teacher_norm, teacher_norm_bias; /* the checkpoint's */
 } qy_outer_t;
 
 typedef enum { QY_OUTER_EMBEDDING = 1, QY_OUTER_HEAD = 2 } qy_outer_part_t;
@@ -71,7 +72,8 @@ qy_status_t qy_head_next_token(const qy_outer_t *outer, qy_head_work_t *work, co
                                const int32_t *tokens, int64_t n, int64_t length, float scale,
                                qy_tensor_t *dx, qy_error_t *err);
 
-/* KL(teacher ‖ student) of every row; both go through the same final norm and head. */
+/* KL(teacher ‖ student) of every row; both go through the same head, the teacher through the
+ * checkpoint's final norm. */
 qy_status_t qy_head_distill(const qy_outer_t *outer, qy_head_work_t *work, const qy_tensor_t *x,
                             const qy_tensor_t *teacher, float scale, qy_tensor_t *dx,
                             qy_error_t *err);

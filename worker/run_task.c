@@ -15,6 +15,7 @@ static qy_status_t (*const task_functions[QY_N_TASK_KINDS])(const qy_work_t *, c
     [QY_TASK_CAPTURE] = qy_task_capture,
     [QY_TASK_SEGMENT] = qy_task_segment,
     [QY_TASK_EVALUATE] = qy_task_evaluate,
+    [QY_TASK_FINAL_NORM] = qy_task_final_norm,
     [QY_TASK_PROBE] = qy_task_probe,
 };
 

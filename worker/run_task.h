@@ -25,6 +25,8 @@ qy_status_t qy_task_segment(const qy_work_t *work, const qy_task_t *task, qy_res
                             qy_error_t *err);
 qy_status_t qy_task_evaluate(const qy_work_t *work, const qy_task_t *task, qy_result_t *result,
                              qy_error_t *err);
+qy_status_t qy_task_final_norm(const qy_work_t *work, const qy_task_t *task, qy_result_t *result,
+                               qy_error_t *err);
 qy_status_t qy_task_probe(const qy_work_t *work, const qy_task_t *task, qy_result_t *result,
                           qy_error_t *err);
 
@@ -33,6 +35,7 @@ qy_status_t qy_task_probe(const qy_work_t *work, const qy_task_t *task, qy_resul
 qy_status_t qy_task_capture_bytes(const qy_work_t *work, size_t *bytes, qy_error_t *err);
 qy_status_t qy_task_segment_bytes(const qy_work_t *work, size_t *bytes, qy_error_t *err);
 qy_status_t qy_task_evaluate_bytes(const qy_work_t *work, size_t *bytes, qy_error_t *err);
+qy_status_t qy_task_final_norm_bytes(const qy_work_t *work, size_t *bytes, qy_error_t *err);
 
 /* Opens plan, device and model, runs the task, closes everything. Never fails itself: what went
  * wrong is in result->error. */

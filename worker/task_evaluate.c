@@ -199,6 +199,7 @@ static qy_status_t evaluate_range(const qy_work_t *work, const qy_task_t *task, 
         QY_TRY(rounder_open(&rounder, work, err));
     } else if (task->variant != QY_VARIANT_ORIGINAL) {
         source.read_block = read_run_block;
+        QY_TRY(qy_finished_final_norm(plan, work->model, err));
     }
     result->values = malloc((size_t)(s->n + 1) * sizeof *result->values);
     if (!result->values)
@@ -213,6 +214,7 @@ static qy_status_t evaluate_range(const qy_work_t *work, const qy_task_t *task, 
         result->n_values = s->n;
     if (rounder.memory)
         qy_device_free(work->dev, &rounder.memory);
+    qy_model_set_final_norm(work->model, NULL, NULL, NULL); /* for whoever uses it next */
     return status;
 }
 

@@ -85,7 +85,7 @@ def tree(folder):
     return found
 
 
-RESULTS = ("blocks", "model", "e2e", "export")
+RESULTS = ("blocks", "model", "norm", "e2e", "export")
 
 
 def results(run_dir):
