@@ -90,6 +90,8 @@ static json_t *to_object(const qy_metric_t *metric)
                  json_object_set_new(object, "validation_before", real(p->validation_before)) |
                  json_object_set_new(object, "validation_after", real(p->validation_after)) |
                  json_object_set_new(object, "seconds", real(p->seconds)) |
+                 json_object_set_new(object, "train_s", real(p->train_s)) |
+                 json_object_set_new(object, "advance_s", real(p->advance_s)) |
                  json_object_set_new(object, "stall_s", real(p->stall_s));
     if (failed) {
         json_decref(object);
@@ -154,6 +156,8 @@ static int parse_line(qy_metric_t *out, const char *line, size_t n)
                         .validation_before = get_real(object, "validation_before"),
                         .validation_after = get_real(object, "validation_after"),
                         .seconds = get_real(object, "seconds"),
+                        .train_s = get_real(object, "train_s"),
+                        .advance_s = get_real(object, "advance_s"),
                         .stall_s = get_real(object, "stall_s")};
     int is_progress = is_object && !json_object_get(object, "device_bytes");
     json_decref(object);

@@ -134,6 +134,8 @@ qy_status_t qy_progress_encode(const qy_progress_t *progress, void **bytes, size
     qy_put_f64(&out, progress->validation_before);
     qy_put_f64(&out, progress->validation_after);
     qy_put_f64(&out, progress->seconds);
+    qy_put_f64(&out, progress->train_s);
+    qy_put_f64(&out, progress->advance_s);
     qy_put_f64(&out, progress->stall_s);
     return qy_wire_finish(&out, bytes, n, err);
 }
@@ -157,6 +159,8 @@ qy_status_t qy_progress_decode(qy_progress_t *progress, const void *bytes, size_
     read.validation_before = qy_get_f64(&in);
     read.validation_after = qy_get_f64(&in);
     read.seconds = qy_get_f64(&in);
+    read.train_s = qy_get_f64(&in);
+    read.advance_s = qy_get_f64(&in);
     read.stall_s = qy_get_f64(&in);
     if (read.task_id < -1)
         qy_wire_refuse(&in, "a negative id");

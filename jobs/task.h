@@ -1,6 +1,7 @@
 /*
- * What one worker receives and answers: tasks, progress, results, and their bytes. Values are written
- * little-endian field by field; whatever is read back is checked (length, magic, kinds, ranges).
+ * What one worker receives and answers: tasks, progress, results, and their bytes. Values are
+ * written little-endian field by field; whatever is read back is checked (length, magic, kinds,
+ * ranges).
  */
 #ifndef QY_JOBS_TASK_H
 #define QY_JOBS_TASK_H
@@ -15,15 +16,15 @@ typedef enum {
     QY_TASK_SEGMENT,  /* the blocks of one segment, from the first unfinished one */
     QY_TASK_EVALUATE, /* negative log likelihood of a range of windows of one text */
     QY_TASK_FINAL_NORM, /* sums over a range of samples that the last norm is fitted from */
-    QY_TASK_PROBE,    /* does the device work? of a worker, not of the coordinator */
+    QY_TASK_PROBE,      /* does the device work? of a worker, not of the coordinator */
     QY_N_TASK_KINDS
 } qy_task_kind_t;
 
 /* Which token windows a capture task walks. */
 typedef enum { QY_SET_CALIBRATION, QY_SET_E2E } qy_sample_set_t;
 
-/* Which model an evaluation runs: the checkpoint; the same plainly rounded (min-max), which shows what the
- * training is worth; the stitched blocks; those with E2E-QP's steps. */
+/* Which model an evaluation runs: the checkpoint; the same plainly rounded (min-max), which shows
+ * what the training is worth; the stitched blocks; those with E2E-QP's steps. */
 typedef enum {
     QY_VARIANT_ORIGINAL,
     QY_VARIANT_ROUNDED,
@@ -48,14 +49,16 @@ typedef struct {
 typedef struct {
     int32_t task_id;
     qy_task_kind_t kind;
-    int64_t block;         /* −1 where it has none */
+    int64_t block; /* −1 where it has none */
     int64_t step, n_steps;
-    double loss;           /* NAN where there is none yet */
+    double loss; /* NAN where there is none yet */
     double tokens_per_s;
-    int32_t block_done;    /* 1: this block's file has just been committed */
+    int32_t block_done; /* 1: this block's file has just been committed */
     double loss_before, loss_after, validation_before, validation_after; /* with block_done */
-    double seconds;        /* with block_done: time spent on it */
-    double stall_s;        /* with block_done: of it, time that the device waited for a disk */
+    double seconds; /* with block_done: time spent on it */
+    double train_s,
+        advance_s;  /* with block_done: of it, training (or fitting) and the streams' passes */
+    double stall_s; /* with block_done: of it, time that the device waited for a disk */
 } qy_progress_t;
 
 typedef struct {

@@ -20,6 +20,7 @@ typedef struct {
     const qy_plan_t *plan;
     int64_t first, end; /* blocks of the segment */
     int training;       /* the method looks at activations */
+    double train_s;     /* spent training or fitting, in all */
     void *memory;
     qy_forward_t forward;
     qy_block_ap_t trainer;
@@ -169,10 +170,12 @@ static qy_status_t train(segment_t *s, int64_t block, const qy_block_weights_t *
     QY_TRY(qy_block_ap_start(&s->trainer, weights, err));
     QY_TRY(qy_forward_error(&s->forward, input, target, n_train, n - n_train,
                             &losses->validation_before, err));
-    if (is_gptq(s))
-        return run_gptq(s, block, weights, losses, err);
-    return qy_block_ap_train(&s->trainer, block, input, target, s->work->hooks, &losses->training,
-                             err);
+    double began = qy_now_s();
+    qy_status_t status = is_gptq(s) ? run_gptq(s, block, weights, losses, err)
+                                    : qy_block_ap_train(&s->trainer, block, input, target,
+                                                        s->work->hooks, &losses->training, err);
+    s->train_s += qy_now_s() - began;
+    return status;
 }
 
 /* The finished weights' validation error; leaves them in forward. */
@@ -195,7 +198,9 @@ static qy_status_t run_rptq(segment_t *s, int64_t block, qy_block_weights_t *wei
     qy_decorate_plain(&f->params);
     QY_TRY(qy_block_params_load(&f->params, &f->block, weights, &f->staging, 1, err));
     QY_TRY(qy_segment_streams_pass(&s->streams, s->streams.target, block, err));
+    double began = qy_now_s();
     QY_TRY(qy_rptq_run(&s->rptq, block, weights, s->streams.input, s->work->hooks, q, err));
+    s->train_s += qy_now_s() - began;
     QY_TRY(settle(s, q, losses, err));
     return qy_forward_error(f, s->streams.input, s->streams.target, 0, n_train,
                             &losses->training.last, err);
@@ -224,9 +229,28 @@ static qy_status_t quantize_block(segment_t *s, int64_t block, qy_block_weights_
     return qy_segment_streams_pass(&s->streams, s->streams.input, block, err);
 }
 
+typedef struct {
+    double seconds, train_s, advance_s, stall_s;
+} times_t;
+
+static times_t times_of(const segment_t *s)
+{
+    return (times_t){qy_now_s(), s->train_s, s->streams.advance_s,
+                     qy_segment_streams_stall_s(&s->streams)};
+}
+
+/* Per block, over the n of them that were made since then. */
+static times_t times_since(const segment_t *s, const times_t *then, int64_t n)
+{
+    const times_t now = times_of(s);
+    return (times_t){
+        (now.seconds - then->seconds) / (double)n, (now.train_s - then->train_s) / (double)n,
+        (now.advance_s - then->advance_s) / (double)n, (now.stall_s - then->stall_s) / (double)n};
+}
+
 /* Tells that a block is finished: after so many steps, with what was taken for it. */
 static void say_done(const segment_t *s, int64_t block, int64_t steps, const losses_t *losses,
-                     double seconds, double stall_s)
+                     const times_t *spent)
 {
     double last = 0;
     qy_hooks_progress(s->work->hooks, &last,
@@ -241,13 +265,15 @@ static void say_done(const segment_t *s, int64_t block, int64_t steps, const los
                                        .loss_after = losses->training.last,
                                        .validation_before = losses->validation_before,
                                        .validation_after = losses->validation_after,
-                                       .seconds = seconds,
-                                       .stall_s = stall_s});
+                                       .seconds = spent->seconds,
+                                       .train_s = spent->train_s,
+                                       .advance_s = spent->advance_s,
+                                       .stall_s = spent->stall_s});
 }
 
 static qy_status_t do_block(segment_t *s, int64_t block, qy_error_t *err)
 {
-    double began = qy_now_s(), stall_s = qy_segment_streams_stall_s(&s->streams);
+    const times_t began = times_of(s);
     qy_quant_form_t form = qy_plan_form(s->plan);
     qy_block_weights_t weights;
     qy_qblock_t q;
@@ -257,9 +283,9 @@ static qy_status_t do_block(segment_t *s, int64_t block, qy_error_t *err)
     QY_TRY_GOTO(qy_qblock_create(&q, &s->plan->arch, &form, err), free_weights);
     status = quantize_block(s, block, &weights, &q, &losses, err);
     qy_qblock_free(&q);
+    const times_t spent = times_since(s, &began, 1);
     if (status == QY_OK)
-        say_done(s, block, s->plan->block_ap.steps, &losses, qy_now_s() - began,
-                 qy_segment_streams_stall_s(&s->streams) - stall_s);
+        say_done(s, block, s->plan->block_ap.steps, &losses, &spent);
 free_weights:
     qy_block_weights_free(&weights);
     return status;
@@ -311,7 +337,9 @@ static qy_status_t quantize_round(segment_t *s, int64_t first, int64_t n, qy_qbl
     QY_TRY(start_round(s, first, n, q, err));
     QY_TRY(qy_qllm_error(&s->qllm, n, input, target, n_train, samples - n_train,
                          &losses->validation_before, err));
+    double began = qy_now_s();
     QY_TRY(qy_qllm_train(&s->qllm, first, n, input, target, s->work->hooks, training, err));
+    s->train_s += qy_now_s() - began;
     losses->training = (qy_block_ap_losses_t){training[0], training[1]};
     QY_TRY(freeze_round(s, first, n, q, err));
     QY_TRY(qy_qllm_error(&s->qllm, n, input, target, n_train, samples - n_train,
@@ -329,19 +357,17 @@ static qy_status_t quantize_round(segment_t *s, int64_t first, int64_t n, qy_qbl
 /* All blocks of a round carry its losses. */
 static qy_status_t do_round(segment_t *s, int64_t first, int64_t n, qy_error_t *err)
 {
-    double began = qy_now_s(), stall_s = qy_segment_streams_stall_s(&s->streams);
+    const times_t began = times_of(s);
     losses_t losses = {{(double)NAN, (double)NAN}, (double)NAN, (double)NAN};
     qy_qblock_t *q = calloc((size_t)n, sizeof *q);
     if (!q)
         return qy_fail(err, QY_ERR_MEMORY, "segment: out of host memory");
     qy_status_t status = quantize_round(s, first, n, q, &losses, err);
-    double seconds = qy_now_s() - began;
-    stall_s = qy_segment_streams_stall_s(&s->streams) - stall_s;
+    const times_t spent = times_since(s, &began, n);
     for (int64_t i = 0; i < n; i++) {
         qy_qblock_free(&q[i]);
         if (status == QY_OK)
-            say_done(s, first + i, s->plan->qllm.steps, &losses, seconds / (double)n,
-                     stall_s / (double)n);
+            say_done(s, first + i, s->plan->qllm.steps, &losses, &spent);
     }
     free(q);
     return status;

@@ -132,7 +132,10 @@ static void test_progress(void **state)
                               .loss_after = (double)NAN,
                               .validation_before = -0.0,
                               .validation_after = 1e-300,
-                              .seconds = 2.5};
+                              .seconds = 2.5,
+                              .train_s = 1.5,
+                              .advance_s = 0.75,
+                              .stall_s = 0.125};
     qy_progress_t read = {0};
     void *bytes;
     size_t n;
@@ -144,6 +147,7 @@ static void test_progress(void **state)
     assert_true(read.step == 10 && read.n_steps == 20 && read.block_done == 1);
     assert_true(read.loss == 0.25 && read.tokens_per_s == 1e9 && read.loss_before == 3.0);
     assert_true(read.validation_after == 1e-300 && read.seconds == 2.5);
+    assert_true(read.train_s == 1.5 && read.advance_s == 0.75 && read.stall_s == 0.125);
     refuse_lengths("progress", decode_progress, &read, bytes, n);
     refuse_u32("progress", decode_progress, &read, bytes, n, 0, 0xfffffffeu, "id");
     refuse_u32("progress", decode_progress, &read, bytes, n, 4, QY_N_TASK_KINDS, "kind");
