@@ -9,7 +9,6 @@
 #include "kernels/fill.h"
 #include "kernels/loss.h"
 #include "kernels/quant.h"
-#include "worker/block_save.h"
 #include "worker/decorate.h"
 
 /* Steps between looks at the losses: each look waits for the device. */
@@ -211,6 +210,58 @@ typedef struct {
     float *losses;
     float rates[LOSS_CHECK][3]; /* one per queued step: uploads may still be on their way */
 } train_host_t;
+
+/* --- checkpoints ------------------------------------------------------------------------------ */
+
+static qy_status_t list_saved(void *trainer, qy_block_save_t *save, qy_error_t *err)
+{
+    qy_block_ap_t *t = trainer;
+    const qy_arch_t *a = &t->f->model->arch;
+    for (int i = 0; i < QY_N_LINEARS; i++) {
+        const qy_quant_vars_t *v = &t->vars[i];
+        const struct {
+            const char *what;
+            const qy_tensor_t *t;
+        } items[] = {{"w", &v->w},     {"s", &v->s},         {"z", &v->z},     {"w_m", &v->w_m},
+                     {"w_v", &v->w_v}, {"s_m", &v->s_m},     {"s_v", &v->s_v}, {"z_m", &v->z_m},
+                     {"z_v", &v->z_v}, {"unit", &t->unit[i]}};
+        for (size_t k = 0; v->w.data && k < sizeof items / sizeof *items; k++)
+            QY_TRY(qy_block_save_add(save, a->linear[i].name, items[k].what, items[k].t, err));
+    }
+    for (int i = 0; i < QY_N_NORMS; i++) {
+        const char *name = a->norm[i].name;
+        if (!t->norm_m[i].data)
+            continue;
+        QY_TRY(qy_block_save_add(save, name, "norm", &t->f->params.norm[i], err));
+        QY_TRY(qy_block_save_add(save, name, "norm_m", &t->norm_m[i], err));
+        QY_TRY(qy_block_save_add(save, name, "norm_v", &t->norm_v[i], err));
+    }
+    QY_TRY(qy_block_save_add(save, "", "state", &t->state, err));
+    return qy_block_save_add(save, "", "hyper", &t->hyper, err);
+}
+
+static qy_status_t quantize_loaded(void *trainer, qy_error_t *err)
+{
+    qy_block_ap_t *t = trainer;
+    int bits = (int)t->plan->spec.quantize.weights.bits;
+    for (int i = 0; i < QY_N_LINEARS; i++)
+        if (t->vars[i].w.data)
+            QY_TRY(qy_fake_quant_fwd(t->f->dev, &t->f->params.w[i], &t->vars[i].w, &t->vars[i].s,
+                                     &t->vars[i].z, bits, err));
+    return QY_OK;
+}
+
+qy_status_t qy_block_ap_save(qy_block_ap_t *t, qy_error_t *err)
+{
+    return qy_block_save_create(&t->save,
+                                &(qy_saved_t){.plan = t->plan,
+                                              .dev = t->f->dev,
+                                              .steps = t->plan->block_ap.steps,
+                                              .list = list_saved,
+                                              .loaded = quantize_loaded,
+                                              .trainer = t},
+                                err);
+}
 
 /* The samples' order in the epoch that step belongs to. */
 static void set_order(const qy_block_ap_t *t, int64_t block, int64_t epoch, int64_t *order)

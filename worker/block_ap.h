@@ -11,10 +11,9 @@
 
 #include "jobs/finished.h"
 #include "kernels/optim.h"
+#include "worker/block_save.h"
 #include "worker/forward.h"
 #include "worker/hooks.h"
-
-typedef struct qy_block_save qy_block_save_t; /* worker/block_save.h */
 
 typedef struct {
     const qy_plan_t *plan;
@@ -30,7 +29,7 @@ typedef struct {
     qy_tensor_t hyper, state, flag, loss, losses;
     qy_graph_t *graph;     /* of a step, while a block is trained */
     int scaled;            /* dynamic loss scaling (f16) */
-    qy_block_save_t *save; /* checkpoints; set by the owner after take; NULL: none are made */
+    qy_block_save_t *save; /* checkpoints; the owner's to destroy; NULL: none are made */
 } qy_block_ap_t;
 
 /* Losses of a training: means of the step losses over the first and the last eighth of the steps.
@@ -38,6 +37,9 @@ typedef struct {
 typedef struct {
     double first, last;
 } qy_block_ap_losses_t;
+
+/* Makes t->save, for the blocks that it trains one after the other. */
+qy_status_t qy_block_ap_save(qy_block_ap_t *t, qy_error_t *err);
 
 /* Tensors into arena (which may only measure). training 0: start and freeze only. */
 qy_status_t qy_block_ap_take(qy_block_ap_t *t, const qy_plan_t *plan, qy_forward_t *f, int training,

@@ -9,13 +9,12 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "kernels/quant.h"
+#include "jobs/store.h"
 
-/* A quantized layer's tensors, a norm's, and state, hyper. */
-enum { MAX_ITEMS = 10 * QY_N_LINEARS + 3 * QY_N_NORMS + 2, ITEM_ALIGN = 64 };
+enum { ITEM_ALIGN = 64 };
 
 typedef struct {
-    char name[QY_NAME_MAX + 8];
+    char name[QY_NAME_MAX + 32];
     qy_tensor_t device, host; /* host.data: offset until memory is there */
 } item_t;
 
@@ -23,12 +22,12 @@ typedef struct {
 typedef enum { IDLE, TAKE_MEMORY, WRITE, LEAVE } order_t;
 
 struct qy_block_save {
-    const qy_block_ap_t *trainer;
+    qy_saved_t of;
     int64_t block, step;
     double last; /* when the block began or was last saved */
-    item_t item[MAX_ITEMS];
-    int n_items;
-    char *memory; /* host, all items and then the losses; NULL: not taken yet */
+    item_t *item;
+    int n_items, room; /* room: how many items there is memory for */
+    char *memory;      /* host, all items and then the losses; NULL: not taken yet */
     size_t bytes;
     float *losses;
 
@@ -43,58 +42,36 @@ struct qy_block_save {
 
 /* --- what is saved ---------------------------------------------------------------------------- */
 
-static void add_item(qy_block_save_t *s, const char *of, const char *what, const qy_tensor_t *t)
+qy_status_t qy_block_save_add(qy_block_save_t *s, const char *of, const char *what,
+                              const qy_tensor_t *t, qy_error_t *err)
 {
     if (!t->data)
-        return;
+        return QY_OK;
+    if (s->n_items == s->room) {
+        int room = 2 * s->room + 64;
+        item_t *grown = realloc(s->item, (size_t)room * sizeof *grown);
+        if (!grown)
+            return qy_fail(err, QY_ERR_MEMORY, "checkpoints: out of host memory");
+        s->item = grown;
+        s->room = room;
+    }
     item_t *item = &s->item[s->n_items++];
     snprintf(item->name, sizeof item->name, "%s%s%s", of, *of ? "/" : "", what);
     item->device = item->host = *t;
     item->host.data = NULL;
     s->bytes += (qy_tensor_bytes(t) + ITEM_ALIGN - 1) / ITEM_ALIGN * ITEM_ALIGN;
-}
-
-static void list_items(qy_block_save_t *s)
-{
-    const qy_block_ap_t *t = s->trainer;
-    const qy_arch_t *a = &t->f->model->arch;
-    for (int i = 0; i < QY_N_LINEARS; i++) {
-        const qy_quant_vars_t *v = &t->vars[i];
-        const char *name = a->linear[i].name;
-        if (!v->w.data)
-            continue;
-        add_item(s, name, "w", &v->w);
-        add_item(s, name, "s", &v->s);
-        add_item(s, name, "z", &v->z);
-        add_item(s, name, "w_m", &v->w_m);
-        add_item(s, name, "w_v", &v->w_v);
-        add_item(s, name, "s_m", &v->s_m);
-        add_item(s, name, "s_v", &v->s_v);
-        add_item(s, name, "z_m", &v->z_m);
-        add_item(s, name, "z_v", &v->z_v);
-        add_item(s, name, "unit", &t->unit[i]);
-    }
-    for (int i = 0; i < QY_N_NORMS; i++) {
-        if (!t->norm_m[i].data)
-            continue;
-        add_item(s, a->norm[i].name, "norm", &t->f->params.norm[i]);
-        add_item(s, a->norm[i].name, "norm_m", &t->norm_m[i]);
-        add_item(s, a->norm[i].name, "norm_v", &t->norm_v[i]);
-    }
-    add_item(s, "", "state", &t->state);
-    add_item(s, "", "hyper", &t->hyper);
+    return QY_OK;
 }
 
 /* --- memory ----------------------------------------------------------------------------------- */
 
 static qy_status_t take_memory(qy_block_save_t *s, qy_error_t *err)
 {
-    const qy_plan_t *plan = s->trainer->plan;
-    size_t losses = (size_t)plan->block_ap.steps * sizeof(float), at = 0;
+    size_t losses = (size_t)s->of.steps * sizeof(float), at = 0;
     if (s->memory)
         return QY_OK;
     void *memory;
-    QY_TRY(qy_device_host_alloc(s->trainer->f->dev, &memory, s->bytes + losses, err));
+    QY_TRY(qy_device_host_alloc(s->of.dev, &memory, s->bytes + losses, err));
     for (int i = 0; i < s->n_items; i++) {
         s->item[i].host.data = (char *)memory + at;
         at += (qy_tensor_bytes(&s->item[i].host) + ITEM_ALIGN - 1) / ITEM_ALIGN * ITEM_ALIGN;
@@ -108,7 +85,7 @@ static qy_status_t take_memory(qy_block_save_t *s, qy_error_t *err)
 
 static qy_status_t put(const qy_block_save_t *s, qy_h5_t *file, qy_error_t *err)
 {
-    QY_TRY(qy_store_mark(file, s->trainer->plan, "partial", err));
+    QY_TRY(qy_store_mark(file, s->of.plan, "partial", err));
     QY_TRY(qy_h5_set_i64(file, "block", s->block, err));
     QY_TRY(qy_h5_set_i64(file, "step", s->step, err));
     for (int i = 0; i < s->n_items; i++)
@@ -121,7 +98,7 @@ static qy_status_t write_file(const qy_block_save_t *s, qy_error_t *err)
 {
     char path[QY_PATH_MAX];
     qy_h5_t *file = NULL;
-    QY_TRY(qy_store_partial(path, s->trainer->plan, s->block, err));
+    QY_TRY(qy_store_partial(path, s->of.plan, s->block, err));
     QY_TRY(qy_h5_create(&file, path, err));
     qy_status_t status = put(s, file, err);
     if (status == QY_OK)
@@ -205,18 +182,20 @@ static void give_order(qy_block_save_t *s, order_t order)
     pthread_mutex_unlock(&s->mutex);
 }
 
-qy_status_t qy_block_save_create(qy_block_save_t **out, const qy_block_ap_t *trainer,
-                                 qy_error_t *err)
+qy_status_t qy_block_save_create(qy_block_save_t **out, const qy_saved_t *what, qy_error_t *err)
 {
     qy_block_save_t *s = calloc(1, sizeof *s);
     if (!s)
         return qy_fail(err, QY_ERR_MEMORY, "checkpoints: out of host memory");
-    s->trainer = trainer;
+    s->of = *what;
     pthread_mutex_init(&s->mutex, NULL);
     pthread_cond_init(&s->changed, NULL);
-    list_items(s);
-    *out = s;
-    return QY_OK;
+    qy_status_t status = what->list(what->trainer, s, err);
+    if (status == QY_OK)
+        *out = s;
+    else
+        qy_block_save_destroy(&s);
+    return status;
 }
 
 void qy_block_save_destroy(qy_block_save_t **save)
@@ -230,23 +209,24 @@ void qy_block_save_destroy(qy_block_save_t **save)
         pthread_join(s->thread, NULL);
     }
     if (s->memory)
-        qy_device_host_free(s->trainer->f->dev, (void **)&s->memory);
+        qy_device_host_free(s->of.dev, (void **)&s->memory);
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->mutex);
+    free(s->item);
     free(s);
     *save = NULL;
 }
 
 int qy_block_save_due(const qy_block_save_t *s)
 {
-    double interval = s->trainer->plan->spec.checkpoint.minutes * 60;
+    double interval = s->of.plan->spec.checkpoint.minutes * 60;
     return qy_now_s() - s->last >= interval && is_idle(s);
 }
 
 /* Between two steps: all to host memory. */
 static qy_status_t copy_out(qy_block_save_t *s, qy_error_t *err)
 {
-    const qy_device_t *dev = s->trainer->f->dev;
+    const qy_device_t *dev = s->of.dev;
     for (int i = 0; i < s->n_items; i++)
         QY_TRY(qy_device_download_queued(dev, s->item[i].host.data, s->item[i].device.data,
                                          qy_tensor_bytes(&s->item[i].device), err));
@@ -283,7 +263,7 @@ qy_status_t qy_block_save_write(qy_block_save_t *s, const float *losses, int64_t
 
 static qy_status_t get(qy_block_save_t *s, qy_h5_t *file, int64_t block, qy_error_t *err)
 {
-    int64_t of, step, steps = s->trainer->plan->block_ap.steps;
+    int64_t of, step, steps = s->of.steps;
     QY_TRY(qy_h5_get_i64(file, "block", &of, err));
     QY_TRY(qy_h5_get_i64(file, "step", &step, err));
     if (of != block || step < 1 || step > steps)
@@ -300,26 +280,20 @@ static qy_status_t get(qy_block_save_t *s, qy_h5_t *file, int64_t block, qy_erro
 static qy_status_t read_file(qy_block_save_t *s, const char *path, int64_t block, qy_error_t *err)
 {
     qy_h5_t *file = NULL;
-    QY_TRY(qy_store_open(&file, path, s->trainer->plan, "partial", err));
+    QY_TRY(qy_store_open(&file, path, s->of.plan, "partial", err));
     qy_status_t status = get(s, file, block, err);
     qy_h5_close(&file);
     return status;
 }
 
-/* Everything into the device, and the weights of the next step from it. */
+/* Everything into the device, and what follows from it. */
 static qy_status_t copy_in(const qy_block_save_t *s, qy_error_t *err)
 {
-    const qy_block_ap_t *t = s->trainer;
-    const qy_device_t *dev = t->f->dev;
-    int bits = (int)t->plan->spec.quantize.weights.bits;
     for (int i = 0; i < s->n_items; i++)
-        QY_TRY(qy_device_upload(dev, s->item[i].device.data, s->item[i].host.data,
+        QY_TRY(qy_device_upload(s->of.dev, s->item[i].device.data, s->item[i].host.data,
                                 qy_tensor_bytes(&s->item[i].host), err));
-    for (int i = 0; i < QY_N_LINEARS; i++)
-        if (t->vars[i].w.data)
-            QY_TRY(qy_fake_quant_fwd(dev, &t->f->params.w[i], &t->vars[i].w, &t->vars[i].s,
-                                     &t->vars[i].z, bits, err));
-    return qy_device_wait(dev, err);
+    QY_TRY(s->of.loaded(s->of.trainer, err));
+    return qy_device_wait(s->of.dev, err);
 }
 
 qy_status_t qy_block_save_load(qy_block_save_t *s, int64_t block, float *losses, int64_t *step,
@@ -330,7 +304,7 @@ qy_status_t qy_block_save_load(qy_block_save_t *s, int64_t block, float *losses,
     s->block = block;
     s->step = *step = 0;
     s->last = qy_now_s();
-    QY_TRY(qy_store_partial(path, s->trainer->plan, block, err));
+    QY_TRY(qy_store_partial(path, s->of.plan, block, err));
     if (!qy_file_exists(path))
         return QY_OK;
     QY_TRY(take_memory(s, err));
@@ -344,7 +318,7 @@ qy_status_t qy_block_save_load(qy_block_save_t *s, int64_t block, float *losses,
     memcpy(losses, s->losses, (size_t)s->step * sizeof *losses);
     *step = s->step;
     qy_log(QY_LOG_INFO, "block %lld goes on after step %lld of %lld", (long long)block,
-           (long long)*step, (long long)s->trainer->plan->block_ap.steps);
+           (long long)*step, (long long)s->of.steps);
     return QY_OK;
 }
 

@@ -1,18 +1,35 @@
 /*
  * Checkpoints inside a block's training: blocks/NNN.partial.h5 holds all that the next step reads
- * (weights, steps, zero points, moments, loss scale, losses) and how many steps are done, which is
- * the place in the data as well. Between two steps everything is copied to host memory; a thread
- * then writes the file while training goes on. While it does, nobody else uses HDF5.
+ * (weights or corrections, steps, zero points, moments, loss scale, losses) and how many steps are
+ * done, which is the place in the data as well. Between two steps everything is copied to host
+ * memory; a thread then writes the file while training goes on. While it does, nobody else uses
+ * HDF5.
  */
 #ifndef QY_WORKER_BLOCK_SAVE_H
 #define QY_WORKER_BLOCK_SAVE_H
 
-#include "worker/block_ap.h"
+#include "jobs/plan.h"
+#include "kernels/device.h"
 
-/* For the tensors of a trainer, whose blocks it serves one after the other. */
-qy_status_t qy_block_save_create(qy_block_save_t **out, const qy_block_ap_t *trainer,
-                                 qy_error_t *err);
-/* Waits for what is being written. */
+typedef struct qy_block_save qy_block_save_t;
+
+/* A training that is saved, of a block or a round of blocks, which goes by its first one. */
+typedef struct {
+    const qy_plan_t *plan;
+    const qy_device_t *dev;
+    int64_t steps; /* of the training */
+    /* Calls qy_block_save_add for everything that the next step reads. */
+    qy_status_t (*list)(void *trainer, qy_block_save_t *save, qy_error_t *err);
+    /* All that was listed has been loaded: makes what follows from it. */
+    qy_status_t (*loaded)(void *trainer, qy_error_t *err);
+    void *trainer;
+} qy_saved_t;
+
+qy_status_t qy_block_save_create(qy_block_save_t **out, const qy_saved_t *what, qy_error_t *err);
+/* A tensor in device memory, under the name OF/WHAT (of "": WHAT); one without data is left out. */
+qy_status_t qy_block_save_add(qy_block_save_t *save, const char *of, const char *what,
+                              const qy_tensor_t *t, qy_error_t *err);
+/* Waits for what is being written; NULL is fine. */
 void qy_block_save_destroy(qy_block_save_t **save);
 
 /*

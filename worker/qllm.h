@@ -60,8 +60,10 @@ qy_status_t qy_qllm_look(qy_qllm_t *q, int64_t block, const qy_block_weights_t *
 qy_status_t qy_qllm_start(qy_qllm_t *q, int64_t i, int64_t block, const qy_block_weights_t *weights,
                           const qy_qblock_t *out, qy_error_t *err);
 
-/* Trains the first n blocks set up, which begin at block `first` of the model. losses: means over
- * the first and the last eighth of the steps. NUMERIC where a loss is not finite. */
+/* Trains the first n blocks set up, which begin at block `first` of the model, from the round's
+ * checkpoint (blocks/FIRST.partial.h5) where there is one. losses: means over the first and the
+ * last eighth of the steps. NUMERIC where a loss is not finite; STOPPED, after saving, at the first
+ * step after a stop request. */
 qy_status_t qy_qllm_train(qy_qllm_t *q, int64_t first, int64_t n, qy_stream_t *source,
                           qy_stream_t *goal, const qy_hooks_t *hooks, double losses[2],
                           qy_error_t *err);

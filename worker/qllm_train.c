@@ -1,5 +1,6 @@
 /* The training of a round: all its blocks forward, the error at its end, all of them backward. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
@@ -7,6 +8,7 @@
 #include "kernels/linear.h"
 #include "kernels/loss.h"
 #include "kernels/low_rank.h"
+#include "worker/block_save.h"
 #include "worker/qllm.h"
 
 /* Steps between looks at the losses: each look waits for the device. */
@@ -78,6 +80,17 @@ static int list_variables(qy_qllm_block_t *b, variable_t out[MOST_VARIABLES])
     return n;
 }
 
+/* Its weights, with the corrections as they are. */
+static qy_status_t correct_block(const qy_qllm_t *q, qy_qllm_block_t *b, qy_error_t *err)
+{
+    for (int k = 0; k < QY_N_LINEARS; k++)
+        if (b->layer[k].a.data)
+            QY_TRY(qy_low_rank_fwd(q->f->dev, &b->params.w[k], &b->layer[k].a_scaled,
+                                   &b->layer[k].b_scaled, &b->layer[k].w_hat, &b->layer[k].a,
+                                   &b->layer[k].b, (float)q->plan->spec.qllm.scaling, err));
+    return QY_OK;
+}
+
 static qy_status_t update(qy_qllm_t *q, qy_error_t *err)
 {
     const qy_device_t *dev = q->f->dev;
@@ -93,11 +106,7 @@ static qy_status_t update(qy_qllm_t *q, qy_error_t *err)
         for (int k = 0, n = list_variables(b, list); k < n; k++)
             QY_TRY(qy_adamw(dev, list[k].p, list[k].m, list[k].v, list[k].g, NULL, &q->hyper,
                             QY_HYPER_LR_WEIGHT, -INFINITY, err));
-        for (int k = 0; k < QY_N_LINEARS; k++)
-            if (b->layer[k].a.data)
-                QY_TRY(qy_low_rank_fwd(dev, &b->params.w[k], &b->layer[k].a_scaled,
-                                       &b->layer[k].b_scaled, &b->layer[k].w_hat, &b->layer[k].a,
-                                       &b->layer[k].b, (float)q->plan->spec.qllm.scaling, err));
+        QY_TRY(correct_block(q, b, err));
     }
     return QY_OK;
 }
@@ -166,34 +175,91 @@ qy_status_t qy_qllm_error(qy_qllm_t *q, int64_t n_blocks, qy_stream_t *source, q
     return QY_OK;
 }
 
+/* --- checkpoints ------------------------------------------------------------------------------ */
+
+static qy_status_t list_saved(void *trainer, qy_block_save_t *save, qy_error_t *err)
+{
+    qy_qllm_t *q = trainer;
+    for (int64_t i = 0; i < q->n; i++) {
+        variable_t list[MOST_VARIABLES];
+        for (int k = 0, n = list_variables(&q->blocks[i], list); k < n; k++) {
+            const qy_tensor_t *parts[] = {list[k].p, list[k].m, list[k].v};
+            static const char *const names[] = {"p", "m", "v"};
+            char of[48];
+            snprintf(of, sizeof of, "%02d/%02d", (int)i, k);
+            for (int j = 0; j < 3; j++)
+                QY_TRY(qy_block_save_add(save, of, names[j], parts[j], err));
+        }
+    }
+    QY_TRY(qy_block_save_add(save, "", "state", &q->state, err));
+    return qy_block_save_add(save, "", "hyper", &q->hyper, err);
+}
+
+static qy_status_t correct_loaded(void *trainer, qy_error_t *err)
+{
+    qy_qllm_t *q = trainer;
+    for (int64_t i = 0; i < q->n; i++)
+        QY_TRY(correct_block(q, &q->blocks[i], err));
+    return QY_OK;
+}
+
+/* --- the steps -------------------------------------------------------------------------------- */
+
 typedef struct {
     int64_t *order;
     float *losses;
     float rates[LOSS_CHECK]; /* one per queued step: uploads may still be on their way */
+    qy_block_save_t *save;
 } train_host_t;
+
+/* A checkpoint where one is due; STOPPED, with one, where a stop was asked for. */
+static qy_status_t save_or_stop(const qy_qllm_t *q, const qy_hooks_t *hooks, train_host_t *host,
+                                int64_t done, qy_error_t *err)
+{
+    qy_error_t stop = {0};
+    qy_status_t asked = qy_hooks_check(hooks, &stop);
+    int due = done < q->plan->qllm.steps && qy_block_save_due(host->save);
+    if (asked == QY_ERR_STOPPED || (asked == QY_OK && due))
+        QY_TRY(qy_block_save_write(host->save, host->losses, done, asked == QY_ERR_STOPPED, err));
+    if (asked != QY_OK && err)
+        *err = stop;
+    return asked;
+}
+
+/* The samples' order in this epoch, and the streams told of it from place `at` on. */
+static qy_status_t begin_epoch(const qy_qllm_t *q, int64_t first, int64_t epoch, int64_t at,
+                               qy_stream_t *source, qy_stream_t *goal, int64_t *order,
+                               qy_error_t *err)
+{
+    const qy_plan_t *plan = q->plan;
+    int64_t n = plan->qllm.steps_per_epoch * q->f->batch - at;
+    qy_random_permutation(order, plan->spec.calibration.samples, (uint32_t)plan->spec.seed,
+                          QY_PHASE_SHUFFLE_BLOCK, ((uint64_t)first << 32) + (uint64_t)epoch);
+    QY_TRY(qy_stream_expect(source, order + at, n, err));
+    return qy_stream_expect(goal, order + at, n, err);
+}
 
 static qy_status_t train_steps(qy_qllm_t *q, int64_t first, qy_stream_t *source, qy_stream_t *goal,
                                const qy_hooks_t *hooks, train_host_t *host, qy_error_t *err)
 {
-    const qy_plan_t *plan = q->plan;
-    int64_t n = plan->spec.calibration.samples, per_epoch = plan->qllm.steps_per_epoch;
-    int64_t seen = 0, steps = plan->qllm.steps, batch = q->f->batch;
+    int64_t per_epoch = q->plan->qllm.steps_per_epoch, steps = q->plan->qllm.steps;
+    int64_t seen = 0, batch = q->f->batch, ordered = -1;
     double last = 0, began = qy_now_s();
-    for (int64_t step = 0; step < steps; step++) {
+    QY_TRY(qy_block_save_load(host->save, first, host->losses, &seen, err));
+    int64_t from = seen;
+    for (int64_t step = from; step < steps; step++) {
         int64_t epoch = step / per_epoch, at = step % per_epoch * batch;
-        if (at == 0) {
-            qy_random_permutation(host->order, n, (uint32_t)plan->spec.seed, QY_PHASE_SHUFFLE_BLOCK,
-                                  ((uint64_t)first << 32) + (uint64_t)epoch);
-            QY_TRY(qy_stream_expect(source, host->order, per_epoch * batch, err));
-            QY_TRY(qy_stream_expect(goal, host->order, per_epoch * batch, err));
-        }
+        if (epoch != ordered)
+            QY_TRY(begin_epoch(q, first, epoch, at, source, goal, host->order, err));
+        ordered = epoch;
         QY_TRY(one_step(q, step, host->order + at, source, goal, &host->rates[step % LOSS_CHECK],
                         err));
-        if ((step + 1) % LOSS_CHECK && step + 1 < steps)
+        int due = qy_hooks_asked(hooks) || qy_block_save_due(host->save);
+        if ((step + 1) % LOSS_CHECK && step + 1 < steps && !due)
             continue;
         QY_TRY(look_at_losses(q, first, host->losses, &seen, step + 1, err));
-        QY_TRY(qy_hooks_check(hooks, err));
-        double tokens = (double)((step + 1) * batch * q->f->length);
+        QY_TRY(save_or_stop(q, hooks, host, step + 1, err));
+        double tokens = (double)((step + 1 - from) * batch * q->f->length);
         qy_hooks_progress(hooks, &last,
                           &(qy_progress_t){.kind = QY_TASK_SEGMENT,
                                            .block = first,
@@ -239,9 +305,19 @@ qy_status_t qy_qllm_train(qy_qllm_t *q, int64_t first, int64_t n, qy_stream_t *s
     train_host_t host = {.order =
                              malloc((size_t)q->plan->spec.calibration.samples * sizeof(int64_t)),
                          .losses = calloc((size_t)steps + 1, sizeof(float))};
-    qy_status_t status = host.order && host.losses
-                             ? train_steps(q, first, source, goal, hooks, &host, err)
-                             : qy_fail(err, QY_ERR_MEMORY, "qllm: out of host memory");
+    qy_status_t status = qy_block_save_create(&host.save,
+                                              &(qy_saved_t){.plan = q->plan,
+                                                            .dev = q->f->dev,
+                                                            .steps = steps,
+                                                            .list = list_saved,
+                                                            .loaded = correct_loaded,
+                                                            .trainer = q},
+                                              err);
+    if (status == QY_OK)
+        status = host.order && host.losses
+                     ? train_steps(q, first, source, goal, hooks, &host, err)
+                     : qy_fail(err, QY_ERR_MEMORY, "qllm: out of host memory");
+    qy_block_save_destroy(&host.save);
     if (status == QY_OK) {
         losses[0] = mean(host.losses, eighth);
         losses[1] = mean(host.losses + steps - eighth, eighth);

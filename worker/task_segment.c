@@ -346,6 +346,7 @@ static qy_status_t quantize_round(segment_t *s, int64_t first, int64_t n, qy_qbl
                          &losses->validation_after, err));
     for (int64_t i = 0; i < n; i++)
         QY_TRY(write_block(s, first + i, &q[i], losses, err));
+    qy_block_save_drop(s->plan, first);
     /* Only now, that all its blocks are safe. */
     for (int64_t i = 0; i < n && first + n < s->end; i++) {
         QY_TRY(qy_forward_load_quantized(&s->forward, &q[i], err));
@@ -389,7 +390,7 @@ static qy_status_t walk(segment_t *s, qy_error_t *err)
     QY_TRY(qy_device_take(s->work->dev, &s->memory, "segment", take, s, err));
     if (s->training) {
         if (!is_rounded(s) && !is_qllm(s))
-            QY_TRY(qy_block_save_create(&s->trainer.save, &s->trainer, err));
+            QY_TRY(qy_block_ap_save(&s->trainer, err));
         QY_TRY(
             qy_segment_streams_open(&s->streams, s->work, &s->forward, s->task->range, block, err));
     }
