@@ -42,8 +42,8 @@ static qy_status_t check_maps(const char *dir, qy_error_t *err)
     return QY_OK;
 }
 
-static qy_status_t open_all(eval_t *e, const char *path, const char *device, int threads,
-                            qy_error_t *err)
+static qy_status_t open_all(eval_t *e, const char *path, const char *device, const char *compute,
+                            int threads, qy_error_t *err)
 {
     char plan_path[QY_PATH_MAX];
     QY_TRY(qy_path(plan_path, err, "%s/plan.json", path));
@@ -59,7 +59,7 @@ static qy_status_t open_all(eval_t *e, const char *path, const char *device, int
         return qy_fail(err, QY_ERR_ARG, "windows of %lld tokens: the model has %lld positions",
                        (long long)e->length, (long long)e->model->arch.max_positions);
     QY_TRY(qy_tokenizer_open(&e->tokenizer, model, err));
-    return qy_device_open(&e->dev, device, "auto", threads, err);
+    return qy_device_open(&e->dev, device, compute, threads, err);
 }
 
 static void close_all(eval_t *e)
@@ -87,7 +87,7 @@ static qy_status_t eval_tasks(eval_t *e, const char *const *tasks, int n, const 
 /* What is to be done. */
 typedef struct {
     const char *model, *texts[QY_DOOR_LIST], *tasks[QY_DOOR_LIST], *items, *length, *bos, *device,
-        *threads;
+        *compute, *threads;
     int n_texts, n_tasks;
 } request_t;
 
@@ -97,7 +97,7 @@ static int eval(const request_t *r)
     eval_t e = {.length = r->n_texts ? strtoll(r->length, NULL, 10) : 0,
                 .text_bos = r->bos && strcmp(r->bos, "auto") == 0,
                 .task_bos = !r->bos || strcmp(r->bos, "auto") == 0};
-    qy_status_t status = open_all(&e, r->model, r->device, atoi(r->threads), &err);
+    qy_status_t status = open_all(&e, r->model, r->device, r->compute, atoi(r->threads), &err);
     int opened = status == QY_OK;
     if (status == QY_OK && r->n_tasks)
         status = eval_tasks(&e, r->tasks, r->n_tasks, r->items, &err);
@@ -113,7 +113,7 @@ static int eval(const request_t *r)
 
 int qy_cmd_eval(int argc, char **argv)
 {
-    request_t r = {.length = "2048", .device = "auto", .threads = "0"};
+    request_t r = {.length = "2048", .device = "auto", .compute = "auto", .threads = "0"};
     int n_words;
     const qy_option_t options[] = {
         {.name = "--text",
@@ -132,6 +132,9 @@ int qy_cmd_eval(int argc, char **argv)
          .help = "auto|none  the tokenizer's first tokens before a text (none), an item (auto)",
          .value = &r.bos},
         {.name = "--device", .help = "auto|cpu|cuda:N", .value = &r.device},
+        {.name = "--compute",
+         .help = "auto|f32|f16|bf16  what the device computes in (auto: f32 on cpu, bf16 on cuda)",
+         .value = &r.compute},
         {.name = "--threads", .help = "N  of the CPU device", .value = &r.threads},
     };
     int code = qy_door_options(argc, argv,
