@@ -17,7 +17,7 @@ quantize: {{method: block-ap, weights: {{bits: {bits}, group_size: 64}}, segment
 evaluate:
   - {{name: train, text: {data}/wiki.train.head.txt, sequence_length: 1024}}
   - {{name: valid, text: {data}/wiki.valid.txt, sequence_length: 1024}}
-{tasks}resources: {{device: {device}, threads: 2}}
+{tasks}resources: {{device: {device}, threads: 2, gpu_memory: 30000000000}}
 """
 TASKS = ("piqa", "arc_easy", "hellaswag")
 DISTILL = "e2e_qp={loss: distill, epochs: 4, batch_size: 32, micro_batch_size: 8}"
