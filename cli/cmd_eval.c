@@ -20,26 +20,11 @@ qy_variant_source_t qy_eval_source(eval_t *e)
     if (e->plan) {
         source.form = qy_plan_form(e->plan);
         source.read_block = read_block;
+    } else if (e->exported.blocks) {
+        source.form = e->exported.form;
+        source.maps = e->exported.blocks;
     }
     return source;
-}
-
-/* Weights behind channel maps are of use only with them, which a plain directory does not run. */
-static qy_status_t check_maps(const char *dir, qy_error_t *err)
-{
-    char path[QY_PATH_MAX], *text;
-    size_t bytes;
-    enum { MOST = 1 << 30 };
-    QY_TRY(qy_path(path, err, "%s/quarry.json", dir));
-    if (!qy_file_exists(path))
-        return QY_OK;
-    QY_TRY(qy_file_read(path, MOST, &text, &bytes, err));
-    int reassembled = strstr(text, "\"channel_maps\"") && strstr(text, "\"offsets\"");
-    free(text);
-    if (reassembled)
-        return qy_fail(err, QY_ERR_UNSUPPORTED,
-                       "%s: channels are reassembled at run time; evaluate the run directory", dir);
-    return QY_OK;
 }
 
 static qy_status_t open_all(eval_t *e, const char *path, const char *device, const char *compute,
@@ -49,12 +34,10 @@ static qy_status_t open_all(eval_t *e, const char *path, const char *device, con
     QY_TRY(qy_path(plan_path, err, "%s/plan.json", path));
     if (qy_file_exists(plan_path))
         QY_TRY(qy_plan_load(&e->plan, path, err));
-    if (!e->plan)
-        QY_TRY(check_maps(path, err));
     const char *model = e->plan ? e->plan->spec.model : path;
     QY_TRY(qy_model_open(&e->model, model, err));
-    if (e->plan)
-        QY_TRY(qy_finished_final_norm(e->plan, e->model, err));
+    QY_TRY(e->plan ? qy_finished_final_norm(e->plan, e->model, err)
+                   : qy_exported_read(&e->exported, e->model, err));
     if (e->length > e->model->arch.max_positions)
         return qy_fail(err, QY_ERR_ARG, "windows of %lld tokens: the model has %lld positions",
                        (long long)e->length, (long long)e->model->arch.max_positions);
@@ -66,6 +49,7 @@ static void close_all(eval_t *e)
 {
     qy_device_close(&e->dev);
     qy_tokenizer_close(&e->tokenizer);
+    qy_exported_free(&e->exported);
     qy_model_close(&e->model);
     qy_plan_destroy(&e->plan);
 }

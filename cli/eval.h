@@ -5,11 +5,13 @@
 #include <stdio.h>
 
 #include "jobs/finished.h"
+#include "model/exported.h"
 #include "model/tokenizer.h"
 #include "worker/run_task.h"
 
 typedef struct {
-    qy_plan_t *plan; /* NULL: a plain model directory */
+    qy_plan_t *plan;        /* NULL: a plain model directory */
+    qy_exported_t exported; /* of such a directory: what is done to activations */
     qy_model_t *model;
     qy_device_t *dev;
     qy_tokenizer_t *tokenizer;

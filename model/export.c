@@ -62,8 +62,9 @@ static qy_status_t add_maps(json_t *list, const qy_export_t *job, int64_t block,
     return QY_OK;
 }
 
-/* Weights behind a channel map are of use only with it. */
-static qy_status_t make_maps(json_t **out, const qy_export_t *job, qy_error_t *err)
+/* Weights behind a channel map are of use only with it, and only to readers that look for it. */
+static qy_status_t make_maps(json_t **out, const qy_exporter_t *exporter, const qy_export_t *job,
+                             qy_error_t *err)
 {
     qy_status_t status = QY_OK;
     json_t *list = json_array();
@@ -71,6 +72,15 @@ static qy_status_t make_maps(json_t **out, const qy_export_t *job, qy_error_t *e
         return qy_fail(err, QY_ERR_MEMORY, "channel maps: no memory");
     for (int64_t b = 0; b < job->model->arch.n_blocks && status == QY_OK; b++)
         status = add_maps(list, job, b, err);
+    const json_t *first = json_array_get(list, 0);
+    if (status == QY_OK && first && !exporter->maps)
+        status =
+            qy_fail(err, QY_ERR_UNSUPPORTED,
+                    "%s cannot say how channels are split and merged at run time, which block "
+                    "%lld needs at %s and %zu sites in all; hf with quarry.json can, and with "
+                    "qllm.reassembly: false nothing needs it",
+                    exporter->name, (long long)json_integer_value(json_object_get(first, "block")),
+                    json_string_value(json_object_get(first, "site")), json_array_size(list));
     if (status == QY_OK)
         *out = list;
     else
@@ -84,7 +94,7 @@ static qy_status_t write_provenance(const qy_exporter_t *exporter, const qy_expo
     json_int_t group = job->form.group > 0 ? job->form.group : -1;
     json_t *maps = NULL;
     if (job->form.map_sites)
-        QY_TRY(make_maps(&maps, job, err));
+        QY_TRY(make_maps(&maps, exporter, job, err));
     json_t *root = json_pack("{s:s, s:s, s:s, s:i, s:I, s:b}", "quarry_version", job->version,
                              "format", exporter->name, "base_model", base, "bits", job->form.bits,
                              "group_size", group, "symmetric", job->form.symmetric);
@@ -93,6 +103,8 @@ static qy_status_t write_provenance(const qy_exporter_t *exporter, const qy_expo
                             json_integer(qy_quant_site_bits(&job->form, QY_SITE_Q)));
         json_object_set_new(root, "kv_bits",
                             json_integer(qy_quant_site_bits(&job->form, QY_SITE_K)));
+        json_object_set_new(root, "activation_quantizer",
+                            json_string(qy_quant_clustered(&job->form) ? "clusters" : "token"));
     }
     if (root && maps)
         json_object_set(root, "channel_maps", maps);

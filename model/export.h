@@ -34,6 +34,7 @@ typedef struct {
 typedef struct {
     const char *name; /* "gptq" */
     const char *help;
+    bool maps;  /* says how channels are mapped; others are refused where any are */
     bool whole; /* its file holds tokenizer and configuration: no others are copied */
     /* ARG/UNSUPPORTED with the reason where this form cannot be held exactly. Checked before a run.
      */

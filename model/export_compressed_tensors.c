@@ -31,10 +31,6 @@ static qy_status_t check(const qy_arch_t *arch, const qy_quant_form_t *form, qy_
                        "compressed-tensors is written with 2, 3, 4, 6 or 8 bits, not %d; hf holds "
                        "any number",
                        b);
-    if (form->map_sites)
-        return qy_fail(err, QY_ERR_UNSUPPORTED,
-                       "compressed-tensors cannot say how channels are split and merged at run "
-                       "time; hf with quarry.json can, and qllm.reassembly: false needs none");
     return qy_export_check_groups(arch, form, err);
 }
 

@@ -54,6 +54,7 @@ static qy_status_t write_hf(const qy_export_t *job, const char *dir, qy_error_t 
 const qy_exporter_t qy_exporter_hf = {
     .name = "hf",
     .help = "dense f16 weights, for any engine",
+    .maps = true,
     .check = qy_export_check_groups,
     .write = write_hf,
 };

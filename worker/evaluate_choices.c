@@ -178,8 +178,7 @@ qy_status_t qy_evaluate_choices(qy_device_t *dev, const qy_model_t *model,
     int64_t longest = qy_choices_padded(choices->choice[first + n - 1].n, max_length);
     int64_t batch = qy_forward_batch(longest);
     w.max_tokens = batch * longest;
-    QY_TRY(qy_forward_create(&w.forward, dev, model, source->read_block ? &source->form : NULL,
-                             batch, longest, err));
+    QY_TRY(qy_forward_create(&w.forward, dev, model, qy_variant_form(source), batch, longest, err));
     QY_TRY_GOTO(make_buckets(&w, first, n, max_length, err), free_all);
     QY_TRY_GOTO(open_streams(&w, host_cache, scratch, err), free_all);
     QY_TRY_GOTO(embed(&w, err), free_all);

@@ -60,14 +60,19 @@ int64_t qy_forward_batch(int64_t length);
 
 /*
  * NLL of windows (n × length ids) under a model: read_block NULL for the checkpoint itself, else
- * gives its quantized blocks. nll[i]: f64 sum over the T − 1 predictions of window i.
+ * gives its quantized blocks. maps NULL, or for the checkpoint itself: of each block the channel
+ * maps (nothing else of it is looked at) that its weights stand behind; activations are quantized
+ * as form says. nll[i]: f64 sum over the T − 1 predictions of window i.
  */
 typedef struct {
     qy_quant_form_t form;
     qy_status_t (*read_block)(void *context, int64_t block, qy_qblock_t *out, qy_error_t *err);
     void *context;
+    const qy_qblock_t *maps;
 } qy_variant_source_t;
 
+/* What its forward passes are taken for (qy_forward_create): NULL where nothing is quantized. */
+const qy_quant_form_t *qy_variant_form(const qy_variant_source_t *source);
 /* Puts a block of the variant into f->params. */
 qy_status_t qy_variant_load(qy_forward_t *f, const qy_variant_source_t *source, int64_t block,
                             qy_error_t *err);

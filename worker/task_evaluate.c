@@ -5,14 +5,31 @@
 
 #include "jobs/finished.h"
 #include "worker/block_ap.h"
+#include "worker/decorate.h"
 #include "worker/run_task.h"
+
+const qy_quant_form_t *qy_variant_form(const qy_variant_source_t *source)
+{
+    return source->read_block || source->maps ? &source->form : NULL;
+}
+
+/* The checkpoint's weights as they are, with what is done to activations beside them. */
+static qy_status_t load_mapped(qy_forward_t *f, const qy_variant_source_t *source, int64_t block,
+                               qy_error_t *err)
+{
+    QY_TRY(qy_forward_load_original(f, block, err));
+    if (!source->maps)
+        return QY_OK;
+    qy_decorate_quantizers(&f->params, &source->form);
+    return qy_decorate_maps(&f->params, f->dev, &source->maps[block], err);
+}
 
 qy_status_t qy_variant_load(qy_forward_t *f, const qy_variant_source_t *source, int64_t block,
                             qy_error_t *err)
 {
     qy_qblock_t q;
     if (!source->read_block)
-        return qy_forward_load_original(f, block, err);
+        return load_mapped(f, source, block, err);
     QY_TRY(source->read_block(source->context, block, &q, err));
     qy_status_t status = qy_forward_load_quantized(f, &q, err);
     if (status == QY_OK)
@@ -48,8 +65,8 @@ qy_status_t qy_evaluate_windows(qy_device_t *dev, const qy_model_t *model,
                                 const qy_hooks_t *hooks, double *nll, qy_error_t *err)
 {
     qy_forward_t f;
-    QY_TRY(qy_forward_create(&f, dev, model, source->read_block ? &source->form : NULL,
-                             qy_forward_batch(length), length, err));
+    QY_TRY(qy_forward_create(&f, dev, model, qy_variant_form(source), qy_forward_batch(length),
+                             length, err));
     qy_status_t status = walk(&f, source, stream, tokens, hooks, nll, err);
     qy_forward_free(&f);
     for (int64_t i = 0; i < n && status == QY_OK; i++)

@@ -362,6 +362,30 @@ static void test_print(void **state)
 }
 
 /* A calibrating method that trains nothing: samples and segments as ever, no steps. */
+/* QLLM's rate falls linearly from the first step on; the last norm is fitted only after training.
+ */
+static void test_qllm(void **state)
+{
+    (void)state;
+    const char *const job = TINY_JOB "qllm: {epochs: 10, lr: 5.0e-4}\n";
+    qy_plan_t *plan = make_plan(job, "quantize.method=qllm", 1);
+    assert_int_equal(plan->qllm.steps, 80);
+    assert_true(qy_qllm_rate(plan, 0) == 5e-4);
+    for (int64_t k = 0; k < 80; k++)
+        assert_true(fabs(qy_qllm_rate(plan, k) - 5e-4 * (1 - (double)k / 80)) <= 1e-18);
+    assert_true(qy_plan_norm_ranges(plan) >= 1);
+    qy_plan_destroy(&plan);
+    plan = make_plan(TINY_JOB "qllm: {epochs: 0}\n", "quantize.method=qllm", 1);
+    assert_int_equal(qy_plan_norm_ranges(plan), 0);
+    qy_plan_destroy(&plan);
+    plan = make_plan(TINY_JOB "quantize: {method: qllm}\n", "qllm.final_norm=false", 1);
+    assert_int_equal(qy_plan_norm_ranges(plan), 0);
+    qy_plan_destroy(&plan);
+    plan = make_plan(TINY_JOB, NULL, 1);
+    assert_int_equal(qy_plan_norm_ranges(plan), 0);
+    qy_plan_destroy(&plan);
+}
+
 static void test_gptq(void **state)
 {
     (void)state;
@@ -392,6 +416,7 @@ int main(void)
         cmocka_unit_test(test_bytes),
         cmocka_unit_test(test_huge),
         cmocka_unit_test(test_print),
+        cmocka_unit_test(test_qllm),
         cmocka_unit_test(test_gptq),
     };
     return cmocka_run_group_tests(tests, open_folder, close_folder);

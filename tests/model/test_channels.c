@@ -86,6 +86,36 @@ static void test_many_into_one(void **state)
     assert_near(got_w, want_w, 4);
 }
 
+/* Five positions, the last of the even ones into the first odd one. And whatever the weights, equal
+ * channels merge for nothing. */
+static void test_odd_many(void **state)
+{
+    (void)state;
+    const int32_t origin[] = {0, 1, 2, 3, 4}, into[] = {-1, -1, -1, -1, 1};
+    const double cases[][5] = {{1, 2, 3, 4, 5}, {1, 7, 3, 4, 7}}, w[] = {2, -3, 4, 5, .5};
+    const double want[] = {1, 3.5, 3, 4};
+    int32_t offsets[5], items[10];
+    qy_error_t err;
+    assert_int_equal(qy_channels_plan(offsets, items, origin, into, 5, 4, &err), QY_OK);
+    for (int i = 0; i < 2; i++) {
+        double got[4] = {0}, product = 0, exact = 0;
+        for (int j = 0; j < 4; j++) {
+            double sum = 0;
+            for (int k = offsets[j]; k < offsets[j + 1]; k++) {
+                got[j] += cases[i][items[k]] / (offsets[j + 1] - offsets[j]);
+                sum += w[items[k]];
+            }
+            product += got[j] * sum;
+        }
+        for (int c = 0; c < 5; c++)
+            exact += cases[i][c] * w[c];
+        if (i == 0)
+            assert_near(got, want, 4);
+        else
+            assert_true(fabs(product - exact) < 1e-12);
+    }
+}
+
 /* One channel of five split in two, the last merged into the second: five again. */
 static void test_whole_plan(void **state)
 {
@@ -163,9 +193,10 @@ static void test_bad_plans(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_split),      cmocka_unit_test(test_many_into_one),
-        cmocka_unit_test(test_whole_plan), cmocka_unit_test(test_choose),
-        cmocka_unit_test(test_identity),   cmocka_unit_test(test_bad_plans),
+        cmocka_unit_test(test_split),     cmocka_unit_test(test_many_into_one),
+        cmocka_unit_test(test_odd_many),  cmocka_unit_test(test_whole_plan),
+        cmocka_unit_test(test_choose),    cmocka_unit_test(test_identity),
+        cmocka_unit_test(test_bad_plans),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """QLLM in whole jobs: no more error after training, the same bytes for one and two ranks and after a kill between the files
-of a round; E2E-QP on the result; channel maps in the export; OPT. usage: test_qllm.py QUARRY"""
+of a round; E2E-QP on the result; channel maps in the export, whose evaluation is the run's; OPT. usage: test_qllm.py QUARRY"""
 import json, os, signal, subprocess, sys
 import launch
 from quarry_job import results, run, same_results, scratch, write_job
@@ -39,6 +39,13 @@ def check(run_dir):
         assert perplexity["original"] < perplexity[variant] < 1.5 * perplexity["original"], perplexity
 
 
+def evaluate(model, folder):
+    """The last line of quarry eval of a run directory, or of an exported folder."""
+    code, out = run([quarry, "eval", model, "--text", os.path.join(folder, "short.txt"), "--sequence-length", "64", "--threads", "1"])
+    assert code == 0, out
+    return out.splitlines()[-1]
+
+
 with scratch() as folder:
     calm = go(folder, "calm")
     check(calm)
@@ -50,6 +57,10 @@ with scratch() as folder:
     for plan in provenance["channel_maps"]:
         assert plan["offsets"][-1] == len(plan["items"]) > len(plan["offsets"]) - 1, plan["site"]
     assert provenance["channel_maps"], "no site is reassembled"
+    of_run, of_folder = evaluate(calm, folder), evaluate(os.path.join(calm, "export/hf"), folder)
+    assert of_run == of_folder and of_run.startswith("perplexity"), (of_run, of_folder)
+    code, out = run([quarry, "export", calm, "--format", "compressed-tensors", "--output", os.path.join(folder, "ct")])
+    assert code == 2 and "split and merged at run time" in out, f"exit {code}\n{out}"
     go(folder, "killed", env={"QUARRY_TEST_KILL": "blocks/004"}, code=-signal.SIGKILL)
     for name, made in (("after a kill", go(folder, "killed")), ("two ranks", go(folder, "two", ranks=2))):
         different = same_results(want, results(made))

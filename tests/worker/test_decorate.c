@@ -1,5 +1,6 @@
 /* Channel maps in a block: a permutation at each site, undone by its readers' weights, changes
- * neither outputs nor gradients. */
+ * neither outputs nor gradients; nor do channels that are split while only empty ones are merged.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,6 +14,7 @@
 #include "../support/devices.h"
 #include "golden_model.h"
 #include "kernels/columns.h"
+#include "kernels/fill.h"
 #include "worker/decorate.h"
 
 static const qy_site_t sites[] = {QY_SITE_ATTENTION_IN, QY_SITE_MLP_IN, QY_SITE_DOWN_IN};
@@ -131,8 +133,111 @@ static void permuted(const qy_device_t *dev)
 
 TEST_ON_DEVICES(permuted)
 
+/* --- splits without a merge that costs anything ----------------------------------------------- */
+
+/* Channel THREE becomes three, channel TWO two; in exchange the FIRST_EMPTY of N_EMPTY ones takes
+ * in the others. */
+enum { THREE = 1, TWO = 5, EXTRA = 3, FIRST_EMPTY = 10, N_EMPTY = EXTRA + 1 };
+
+static void clear(const qy_device_t *dev, const qy_tensor_t *t, int64_t first, int64_t n)
+{
+    qy_error_t err = {0};
+    qy_tensor_t part = *t;
+    if (!t->data)
+        return;
+    size_t row = qy_tensor_bytes(t) / (size_t)t->shape[0];
+    part.data = (char *)t->data + (size_t)first * row;
+    part.shape[0] = n;
+    test_ok(qy_fill(dev, &part, 0.0f, &err), err);
+}
+
+/* The empty channels of all sites: what makes them is set to 0. */
+static void empty_channels(case_t *c)
+{
+    const qy_tensor_t *makers[] = {
+        &c->params.norm[QY_NORM_ATTENTION], &c->params.norm_bias[QY_NORM_ATTENTION],
+        &c->params.norm[QY_NORM_MLP],       &c->params.norm_bias[QY_NORM_MLP],
+        &c->params.w[QY_LINEAR_UP],         &c->params.bias[QY_LINEAR_UP]};
+    for (int i = 0; i < 6; i++)
+        clear(c->g.dev, makers[i], FIRST_EMPTY, N_EMPTY);
+}
+
+static void plan_splits(int32_t *offsets, int32_t *items, int64_t n)
+{
+    qy_error_t err = {0};
+    int32_t *numbers = malloc((size_t)(3 * n + 2 * EXTRA) * sizeof *numbers);
+    int32_t *copies = numbers, *origin = numbers + n, *into = origin + n + EXTRA;
+    for (int64_t c = 0; c < n; c++)
+        copies[c] = c == THREE ? 3 : c == TWO ? 2 : 1;
+    qy_channels_expand(origin, copies, n);
+    for (int64_t e = 0; e < n + EXTRA; e++)
+        into[e] =
+            origin[e] > FIRST_EMPTY && origin[e] < FIRST_EMPTY + N_EMPTY ? FIRST_EMPTY + EXTRA : -1;
+    test_ok(qy_channels_plan(offsets, items, origin, into, n + EXTRA, n, &err), err);
+    free(numbers);
+}
+
+/* The readers' columns, summed where channels are merged, repeated where they are split. */
+static void mix_readers(case_t *c)
+{
+    qy_error_t err = {0};
+    const qy_device_t *dev = c->g.dev;
+    for (int k = 0; k < QY_N_LINEARS; k++) {
+        qy_tensor_t *w = &c->params.w[k];
+        if (!w->data || read_by[k] == QY_N_SITES)
+            continue;
+        const qy_channel_map_t *map = &c->params.map[read_by[k]];
+        qy_tensor_t mixed = test_put_2d(dev, w->dtype, w->shape[0], w->shape[1], NULL);
+        qy_tensor_t ones = test_put_1d(dev, QY_F32, qy_tensor_count(&map->items), NULL);
+        test_ok(qy_fill(dev, &ones, 1.0f, &err), err);
+        test_ok(qy_column_mix(dev, &mixed, w, &map->offsets, &map->items, &ones, &err), err);
+        test_ok(qy_device_copy(dev, w->data, mixed.data, qy_tensor_bytes(w), &err), err);
+        test_release_all(dev, &mixed, &ones);
+    }
+}
+
+static void split(case_t *c)
+{
+    qy_error_t err = {0};
+    for (int i = 0; i < 3; i++) {
+        int64_t n = qy_site_channels(&c->g.model->arch, sites[i]), n_split, n_merged;
+        int32_t *offsets = malloc((size_t)(n + 1) * sizeof *offsets);
+        int32_t *items = malloc((size_t)(QY_MAP_ITEMS * n) * sizeof *items);
+        plan_splits(offsets, items, n);
+        qy_channels_count(offsets, items, n, &n_split, &n_merged);
+        assert_true(n_split == 2 && n_merged == 1);
+        test_ok(qy_decorate_map(&c->params.map[sites[i]], c->g.dev, offsets, items, n, &err), err);
+        test_drop(offsets, items);
+    }
+    mix_readers(c);
+}
+
+static void split_only(const qy_device_t *dev)
+{
+    static const char *const names[] = {"llama-gqa", "opt", "qwen3"};
+    for (int i = 0; i < 3; i++) {
+        case_t c;
+        double *y, *dx, *split_y, *split_dx;
+        open_case(&c, dev, names[i]);
+        int64_t n = c.g.rows * c.g.model->arch.hidden;
+        double tolerance = dev->compute == QY_F32 ? 1e-5 : 20 * test_epsilon(dev->compute);
+        empty_channels(&c);
+        both_ways(&c, &y, &dx);
+        split(&c);
+        both_ways(&c, &split_y, &split_dx);
+        test_close("y", split_y, y, n, tolerance * test_max_abs(y, n));
+        test_close("dx", split_dx, dx, n, tolerance * test_max_abs(dx, n));
+        test_drop(y, dx, split_y, split_dx);
+        qy_device_free(dev, &c.memory);
+        golden_close(&c.g);
+    }
+}
+
+TEST_ON_DEVICES(split_only)
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_permuted)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_permuted),
+                                       cmocka_unit_test(test_split_only)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
