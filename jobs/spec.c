@@ -303,9 +303,6 @@ static qy_status_t check_together(const reader_t *reader, const qy_spec_t *spec)
         return qy_yaml_fail(place(reader, "calibration.text"), err,
                             "calibration.text is missing: %s needs a text",
                             qy_spec_calibrates(spec) ? "this method" : "e2e_qp");
-    if (spec->quantize.method == QY_METHOD_RPTQ && spec->e2e_qp.present)
-        return qy_yaml_fail(place(reader, "e2e_qp"), err,
-                            "e2e_qp: does not go with rptq, whose static steps have no gradient");
     if (spec->quantize.method == QY_METHOD_GPTQ && spec->gptq.act_order &&
         !spec->gptq.static_groups)
         return qy_yaml_fail(place(reader, "gptq.act_order"), err,

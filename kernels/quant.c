@@ -91,3 +91,43 @@ qy_status_t qy_dequant_bwd(const qy_device_t *dev, qy_tensor_t *ds, const qy_ten
     QY_TRY(qy_check_matrix(op, "zeros", zeros, QY_TYPE(QY_U8), o, qy_tensor_cols(ds), err));
     return dev->ops->dequant_bwd(dev, ds, dw_hat, codes, zeros, bits, accumulate, err);
 }
+
+/* What both directions share: groups of (o, i) weights in any number. */
+static qy_status_t check_clusters(const char *op, int64_t o, int64_t i, const qy_tensor_t *codes,
+                                  const char *s_name, const qy_tensor_t *s,
+                                  const qy_tensor_t *zeros, int bits, qy_error_t *err)
+{
+    if (bits < 2 || bits > 8)
+        return qy_fail(err, QY_ERR_ARG, "%s: %d bits, expected 2 to 8", op, bits);
+    QY_TRY(qy_check_given(op, s_name, s, f32, err));
+    QY_TRY(qy_check_matrix(op, s_name, s, f32, o, qy_tensor_cols(s), err));
+    QY_TRY(qy_check_matrix(op, "zeros", zeros, QY_TYPE(QY_I32), o, qy_tensor_cols(s), err));
+    return qy_check_matrix(op, "codes", codes, QY_TYPE(QY_U32), o, qy_pack_words(i, bits), err);
+}
+
+qy_status_t qy_cluster_dequant_fwd(const qy_device_t *dev, qy_tensor_t *w_hat,
+                                   const qy_tensor_t *codes, const qy_tensor_t *s,
+                                   const qy_tensor_t *zeros, const qy_tensor_t *group, int bits,
+                                   qy_error_t *err)
+{
+    static const char op[] = "cluster_dequant_fwd";
+    QY_TRY(qy_check_given(op, "w_hat", w_hat, QY_TYPE(dev->compute), err));
+    int64_t o = qy_tensor_rows(w_hat), i = qy_tensor_cols(w_hat);
+    QY_TRY(check_clusters(op, o, i, codes, "s", s, zeros, bits, err));
+    QY_TRY(qy_check_count(op, "group", group, QY_TYPE(QY_I32), i, err));
+    return dev->ops->cluster_dequant_fwd(dev, w_hat, codes, s, zeros, group, bits, err);
+}
+
+qy_status_t qy_cluster_dequant_bwd(const qy_device_t *dev, qy_tensor_t *ds,
+                                   const qy_tensor_t *dw_hat, const qy_tensor_t *codes,
+                                   const qy_tensor_t *zeros, const qy_tensor_t *offsets, int bits,
+                                   int accumulate, qy_error_t *err)
+{
+    static const char op[] = "cluster_dequant_bwd";
+    QY_TRY(qy_check_given(op, "dw_hat", dw_hat, f32 | QY_TYPE(dev->compute), err));
+    int64_t o = qy_tensor_rows(dw_hat), i = qy_tensor_cols(dw_hat);
+    QY_TRY(check_clusters(op, o, i, codes, "ds", ds, zeros, bits, err));
+    QY_TRY(qy_check_count(op, "offsets", offsets, QY_TYPE(QY_I32), qy_tensor_cols(ds) + 1, err));
+    return dev->ops->cluster_dequant_bwd(dev, ds, dw_hat, codes, zeros, offsets, bits, accumulate,
+                                         err);
+}

@@ -4,21 +4,40 @@
 
 enum { BITS_MIN = 2, BITS_MAX = 8 };
 
-qy_status_t qy_static_quant_fwd(const qy_device_t *dev, qy_tensor_t *y, const qy_tensor_t *x,
-                                const qy_tensor_t *s, const qy_tensor_t *z, int bits,
-                                qy_error_t *err)
+/* What both directions share: out, like x, and a step and a zero point for each column. */
+static qy_status_t check_static(const qy_device_t *dev, const char *op, const char *out_name,
+                                const qy_tensor_t *out, const qy_tensor_t *x, const qy_tensor_t *s,
+                                const qy_tensor_t *z, int bits, qy_error_t *err)
 {
-    static const char op[] = "static_quant_fwd";
     const unsigned compute = QY_TYPE(dev->compute), f32 = QY_TYPE(QY_F32);
     QY_TRY(qy_check_given(op, "x", x, compute, err));
     int64_t c = qy_tensor_cols(x);
-    QY_TRY(qy_check_matrix(op, "y", y, compute, qy_tensor_rows(x), c, err));
+    QY_TRY(qy_check_matrix(op, out_name, out, compute, qy_tensor_rows(x), c, err));
     QY_TRY(qy_check_count(op, "s", s, f32, c, err));
     QY_TRY(qy_check_count(op, "z", z, f32, c, err));
     if (bits < BITS_MIN || bits > BITS_MAX)
         return qy_fail(err, QY_ERR_ARG, "%s: %d bits, expected %d to %d", op, bits, BITS_MIN,
                        BITS_MAX);
+    return QY_OK;
+}
+
+qy_status_t qy_static_quant_fwd(const qy_device_t *dev, qy_tensor_t *y, const qy_tensor_t *x,
+                                const qy_tensor_t *s, const qy_tensor_t *z, int bits,
+                                qy_error_t *err)
+{
+    QY_TRY(check_static(dev, "static_quant_fwd", "y", y, x, s, z, bits, err));
     return dev->ops->static_quant_fwd(dev, y, x, s, z, bits, err);
+}
+
+qy_status_t qy_static_quant_bwd(const qy_device_t *dev, qy_tensor_t *dx, const qy_tensor_t *dy,
+                                const qy_tensor_t *x, const qy_tensor_t *s, const qy_tensor_t *z,
+                                int bits, qy_error_t *err)
+{
+    static const char op[] = "static_quant_bwd";
+    QY_TRY(check_static(dev, op, "dx", dx, x, s, z, bits, err));
+    QY_TRY(qy_check_matrix(op, "dy", dy, QY_TYPE(dev->compute), qy_tensor_rows(x),
+                           qy_tensor_cols(x), err));
+    return dev->ops->static_quant_bwd(dev, dx, dy, x, s, z, bits, err);
 }
 
 qy_status_t qy_attention_levels_fwd(const qy_device_t *dev, qy_tensor_t *o, const qy_tensor_t *lse,

@@ -1,7 +1,7 @@
 /*
  * Static quantization of activations: each column (channel) has a step and a zero point that were
- * found beforehand, equal within a cluster of channels. Forward passes only. base/quant_rule.h
- * holds the rule for both devices.
+ * found beforehand, equal within a cluster of channels. base/quant_rule.h holds the rule for both
+ * devices.
  *
  * Source: RPTQ, arXiv:2304.01089, official code.
  */
@@ -19,6 +19,12 @@
 qy_status_t qy_static_quant_fwd(const qy_device_t *dev, qy_tensor_t *y, const qy_tensor_t *x,
                                 const qy_tensor_t *s, const qy_tensor_t *z, int bits,
                                 qy_error_t *err);
+
+/* Straight-through gradient, steps and zero points frozen: dx = dy where 0 ≤ rint(x/s) + z ≤ Q,
+ * else 0. dx may alias dy; x is what the forward pass read. */
+qy_status_t qy_static_quant_bwd(const qy_device_t *dev, qy_tensor_t *dx, const qy_tensor_t *dy,
+                                const qy_tensor_t *x, const qy_tensor_t *s, const qy_tensor_t *z,
+                                int bits, qy_error_t *err);
 
 /*
  * Attention whose probabilities are rounded: with lse of qy_attention_fwd for the same arguments,

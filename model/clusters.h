@@ -42,7 +42,7 @@ void qy_cluster_step(float *s, float *z, float lo, float hi, int bits, bool publ
  * bins' middles x. First both ends go together, then each alone, by turns, until nothing is gained;
  * on ties the first. lo ≤ hi.
  */
-enum { QY_CLUSTER_BINS = 2048 };
+enum { QY_CLUSTER_BINS = 4096 };
 void qy_cluster_fit(float *s, float *z, const uint32_t bins[QY_CLUSTER_BINS], float lo, float hi,
                     int bits);
 

@@ -53,14 +53,20 @@ qy_status_t qy_block_map_take(qy_channel_map_t *map, int64_t channels, qy_arena_
     return qy_arena_1d(arena, &map->back_weights, QY_F32, QY_MAP_ITEMS * channels, err);
 }
 
-qy_status_t qy_block_maps_take(qy_block_params_t *params, const qy_block_t *block,
-                               qy_arena_t *arena, qy_error_t *err)
+qy_status_t qy_block_sites_take(qy_block_params_t *params, const qy_block_t *block,
+                                qy_arena_t *arena, qy_error_t *err)
 {
     for (int i = 0; i < QY_N_SITES; i++) {
-        qy_slot_t slot = (qy_slot_t)((int)QY_SLOT_MAPPED + i);
-        if (block->program.used[slot])
-            QY_TRY(qy_block_map_take(&params->map[i], qy_program_cols(&block->program, slot), arena,
-                                     err));
+        qy_slot_t mapped = (qy_slot_t)((int)QY_SLOT_MAPPED + i);
+        qy_slot_t quantized = (qy_slot_t)((int)QY_SLOT_QUANTIZED + i);
+        int64_t channels =
+            qy_program_cols(&block->program, block->program.used[mapped] ? mapped : quantized);
+        if (block->program.used[mapped])
+            QY_TRY(qy_block_map_take(&params->map[i], channels, arena, err));
+        if (!block->program.used[quantized])
+            continue;
+        QY_TRY(qy_arena_1d(arena, &params->quantizer[i].s, QY_F32, channels, err));
+        QY_TRY(qy_arena_1d(arena, &params->quantizer[i].z, QY_F32, channels, err));
     }
     return QY_OK;
 }
@@ -84,16 +90,7 @@ qy_status_t qy_block_params_take(qy_block_params_t *params, const qy_block_t *bl
         if (d->present && d->bias)
             QY_TRY(qy_arena_1d(arena, &params->norm_bias[i], QY_F32, d->size, err));
     }
-    QY_TRY(qy_block_maps_take(params, block, arena, err));
-    for (int i = 0; i < QY_N_SITES; i++) {
-        qy_slot_t quantized = (qy_slot_t)((int)QY_SLOT_QUANTIZED + i);
-        if (!block->program.used[quantized])
-            continue;
-        int64_t channels = qy_program_cols(&block->program, quantized);
-        QY_TRY(qy_arena_1d(arena, &params->quantizer[i].s, QY_F32, channels, err));
-        QY_TRY(qy_arena_1d(arena, &params->quantizer[i].z, QY_F32, channels, err));
-    }
-    return QY_OK;
+    return qy_block_sites_take(params, block, arena, err);
 }
 
 /* Host f32 into dst of any float type, by way of a staging tensor of f32. */
@@ -485,9 +482,13 @@ static qy_status_t row_backward(pass_t *pass, const qy_row_t *row, qy_error_t *e
         return mix(pass, row, &dx, &dy, 1, err);
     }
     case QY_ROW_QUANTIZE: {
-        qy_tensor_t dx = as_quantizer_rows(pass, &dy, row->id); /* in place */
+        const qy_site_quantizer_t *quantizer = &pass->params->quantizer[row->id];
+        if (quantizer->kind == QY_ACT_STATIC) /* in place, as below */
+            return qy_static_quant_bwd(dev, &dy, &dy, value_of(pass, row->in), &quantizer->s,
+                                       &quantizer->z, quantizer->bits, err);
+        qy_tensor_t dx = as_quantizer_rows(pass, &dy, row->id);
         qy_tensor_t x = as_quantizer_rows(pass, value_of(pass, row->in), row->id);
-        return qy_act_quant_bwd(dev, &dx, &dx, &x, pass->params->quantizer[row->id].bits, err);
+        return qy_act_quant_bwd(dev, &dx, &dx, &x, quantizer->bits, err);
     }
     }
     return qy_fail(err, QY_ERR_ARG, "block program: unknown row %d", (int)row->kind);
@@ -498,10 +499,6 @@ qy_status_t qy_block_backward(const qy_block_t *block, const qy_block_params_t *
                               const qy_tensor_t *dy, int want_dx, qy_error_t *err)
 {
     pass_t pass = begin_pass(block, params, acts);
-    for (int i = 0; i < QY_N_SITES; i++)
-        if (params->quantizer[i].kind == QY_ACT_STATIC || params->probability_levels)
-            return qy_fail(err, QY_ERR_UNSUPPORTED,
-                           "block: static quantizers have no backward pass");
     pass.grads = grads;
     pass.dy = *dy;
     pass.want_dx = want_dx;

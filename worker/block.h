@@ -27,7 +27,7 @@ typedef struct {
 typedef enum {
     QY_ACT_NONE,
     QY_ACT_PER_ROW, /* kernels/act_quant.h; Q, K, V: of a head */
-    QY_ACT_STATIC   /* kernels/static_quant.h; forward passes only */
+    QY_ACT_STATIC   /* kernels/static_quant.h */
 } qy_act_t;
 typedef struct {
     qy_act_t kind;
@@ -46,7 +46,8 @@ typedef struct {
     qy_tensor_t norm_bias[QY_N_NORMS];
     qy_channel_map_t map[QY_N_SITES];
     qy_site_quantizer_t quantizer[QY_N_SITES];
-    int probability_levels; /* attention's probabilities are rounded to 1/levels; 0: not */
+    /* Attention's probabilities are rounded to 1/levels, which gradients pass over; 0: not. */
+    int probability_levels;
 } qy_block_params_t;
 
 /* What a forward pass leaves for the backward pass, for a batch of one shape. */
@@ -87,10 +88,10 @@ qy_status_t qy_block_init(qy_block_t *block, const qy_device_t *dev, const qy_ar
 /* Tensors for one set of weights; contents undefined, sites idle. */
 qy_status_t qy_block_params_take(qy_block_params_t *params, const qy_block_t *block,
                                  qy_arena_t *arena, qy_error_t *err);
-/* Tensors for its channel maps alone, where the program has them (params_take does this too); for
- * one. */
-qy_status_t qy_block_maps_take(qy_block_params_t *params, const qy_block_t *block,
-                               qy_arena_t *arena, qy_error_t *err);
+/* Tensors for its channel maps and static quantizers alone, where the program has them (params_take
+ * does this too); for one map. */
+qy_status_t qy_block_sites_take(qy_block_params_t *params, const qy_block_t *block,
+                                qy_arena_t *arena, qy_error_t *err);
 qy_status_t qy_block_map_take(qy_channel_map_t *map, int64_t channels, qy_arena_t *arena,
                               qy_error_t *err);
 /* Fills params from a checkpoint's weights, by way of staging (f32, device, as large as the largest

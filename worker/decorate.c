@@ -30,26 +30,32 @@ static qy_status_t send(const qy_device_t *dev, const qy_tensor_t *to, const voi
     return qy_device_upload(dev, to->data, from, (size_t)n * sizeof(float), err);
 }
 
-/* order as a plan of column_mix: place j holds channel order[j]. Such a map is never walked up. */
+/* order as a plan of column_mix: place j holds channel order[j], and back. */
 static qy_status_t set_order(qy_channel_map_t *map, const qy_device_t *dev,
                              const qy_tensor_t *order, qy_error_t *err)
 {
     int64_t n = qy_tensor_count(order);
-    int32_t *offsets = malloc((size_t)(n + 1) * sizeof *offsets);
+    const int32_t *from = order->data;
+    int32_t *offsets = malloc((size_t)(2 * n + 1) * sizeof *offsets), *back = offsets + n + 1;
     float *weights = malloc((size_t)n * sizeof *weights);
     qy_status_t status =
         offsets && weights ? QY_OK : qy_fail(err, QY_ERR_MEMORY, "channel map: out of host memory");
     for (int64_t i = 0; i <= n && status == QY_OK; i++) {
         offsets[i] = (int32_t)i;
-        if (i < n)
-            weights[i] = 1.0f;
+        if (i == n)
+            break;
+        weights[i] = 1.0f;
+        back[from[i]] = (int32_t)i;
     }
-    if (status == QY_OK)
-        status = send(dev, &map->offsets, offsets, n + 1, err);
-    if (status == QY_OK)
-        status = send(dev, &map->items, order->data, n, err);
-    if (status == QY_OK)
-        status = send(dev, &map->weights, weights, n, err);
+    const struct {
+        const qy_tensor_t *to;
+        const void *from;
+        int64_t n;
+    } parts[] = {{&map->offsets, offsets, n + 1}, {&map->back_offsets, offsets, n + 1},
+                 {&map->items, from, n},          {&map->back_items, back, n},
+                 {&map->weights, weights, n},     {&map->back_weights, weights, n}};
+    for (int i = 0; i < 6 && status == QY_OK; i++)
+        status = send(dev, parts[i].to, parts[i].from, parts[i].n, err);
     if (status == QY_OK)
         status = qy_device_wait(dev, err);
     map->active = status == QY_OK;

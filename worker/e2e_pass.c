@@ -2,18 +2,27 @@
 #include "kernels/quant.h"
 #include "worker/e2e_stage.h"
 
+static qy_status_t dequantize(const qy_e2e_stage_t *s, qy_e2e_block_t *b, int id, qy_error_t *err)
+{
+    const qy_e2e_layer_t *l = &b->layer[id];
+    const qy_tensor_t *group = &b->group[qy_linear_site(id)];
+    int bits = (int)s->plan->spec.quantize.weights.bits;
+    if (group->data)
+        return qy_cluster_dequant_fwd(s->dev, &b->params.w[id], &l->codes, &l->s, &l->zeros, group,
+                                      bits, err);
+    return qy_dequant_fwd(s->dev, &b->params.w[id], &l->codes, &l->s, &l->zeros, bits, 0, err);
+}
+
 /* Dequantizes block i, unless its weights are still there. */
 static qy_status_t weights_of(qy_e2e_stage_t *s, int64_t i, qy_error_t *err)
 {
     qy_e2e_block_t *b = &s->blocks[i];
-    int bits = (int)s->plan->spec.quantize.weights.bits;
     if (s->weights_block == i)
         return QY_OK;
     s->weights_block = -1;
     for (int k = 0; k < QY_N_LINEARS; k++)
         if (b->layer[k].codes.data)
-            QY_TRY(qy_dequant_fwd(s->dev, &b->params.w[k], &b->layer[k].codes, &b->layer[k].s,
-                                  &b->layer[k].zeros, bits, 0, err));
+            QY_TRY(dequantize(s, b, k, err));
     s->weights_block = i;
     return QY_OK;
 }

@@ -11,6 +11,9 @@
 #include "kernels/quant.h"
 #include "worker/decorate.h"
 
+/* Sites that linear layers read: the first ones. */
+enum { LINEAR_SITES = QY_SITE_Q };
+
 static double cost_of(const qy_plan_t *plan, int64_t first, int64_t end)
 {
     const qy_arch_t *a = &plan->arch;
@@ -57,17 +60,31 @@ void qy_e2e_split(const qy_plan_t *plan, int n_stages, int64_t *first)
         first[k] = n;
 }
 
-static qy_status_t take_layer(qy_e2e_stage_t *s, qy_e2e_layer_t *l, const qy_linear_desc_t *d,
-                              qy_arena_t *arena, qy_error_t *err)
+static qy_status_t take_layer(qy_e2e_stage_t *s, qy_e2e_layer_t *l, int id, qy_arena_t *arena,
+                              qy_error_t *err)
 {
+    const qy_linear_desc_t *d = &s->model->arch.linear[id];
     qy_quant_form_t form = qy_plan_form(s->plan);
-    int64_t groups = qy_quant_n_groups(&form, d->in);
+    int64_t groups = qy_quant_linear_groups(&form, &s->model->arch, id);
+    qy_dtype_t zeros = qy_quant_clustered(&form) ? QY_I32 : QY_U8;
     qy_tensor_t *f32[] = {&l->s, &l->s_m, &l->s_v, &l->ds, &l->unit};
     int n = s->plan->spec.e2e_qp.lr_unit == QY_LR_UNIT_STEP ? 5 : 4;
     QY_TRY(qy_arena_2d(arena, &l->codes, QY_U32, d->out, (d->in * form.bits + 31) / 32, err));
-    QY_TRY(qy_arena_2d(arena, &l->zeros, QY_U8, d->out, groups, err));
+    QY_TRY(qy_arena_2d(arena, &l->zeros, zeros, d->out, groups, err));
     for (int i = 0; i < n; i++)
         QY_TRY(qy_arena_2d(arena, f32[i], QY_F32, d->out, groups, err));
+    return QY_OK;
+}
+
+static qy_status_t take_clusters(qy_e2e_stage_t *s, qy_e2e_block_t *b, qy_arena_t *arena,
+                                 qy_error_t *err)
+{
+    qy_quant_form_t form = qy_plan_form(s->plan);
+    for (int i = 0; i < LINEAR_SITES && qy_quant_clustered(&form); i++) {
+        int64_t channels = qy_site_channels(&s->model->arch, (qy_site_t)i);
+        QY_TRY(qy_arena_1d(arena, &b->group[i], QY_I32, channels, err));
+        QY_TRY(qy_arena_1d(arena, &b->offsets[i], QY_I32, form.n_clusters[i] + 1, err));
+    }
     return QY_OK;
 }
 
@@ -79,11 +96,12 @@ static qy_status_t take_block(qy_e2e_stage_t *s, qy_e2e_block_t *b, qy_arena_t *
     qy_quant_form_t form = qy_plan_form(s->plan);
     b->params = s->shared;
     qy_decorate_quantizers(&b->params, &form);
-    QY_TRY(qy_block_maps_take(&b->params, &s->block, arena, err));
+    QY_TRY(qy_block_sites_take(&b->params, &s->block, arena, err));
+    QY_TRY(take_clusters(s, b, arena, err));
     for (int i = 0; i < QY_N_LINEARS; i++) {
         if (!a->linear[i].present)
             continue;
-        QY_TRY(take_layer(s, &b->layer[i], &a->linear[i], arena, err));
+        QY_TRY(take_layer(s, &b->layer[i], i, arena, err));
         if (a->linear[i].bias)
             QY_TRY(qy_arena_tensor(arena, &b->params.bias[i], s->dev->compute, 1, &a->linear[i].out,
                                    err));
@@ -109,7 +127,7 @@ static qy_status_t take_largest(qy_e2e_stage_t *s, qy_arena_t *arena, qy_error_t
         if (!a->linear[i].present)
             continue;
         int64_t w = a->linear[i].out * a->linear[i].in;
-        int64_t g = a->linear[i].out * qy_quant_n_groups(&form, a->linear[i].in);
+        int64_t g = a->linear[i].out * qy_quant_linear_groups(&form, a, i);
         weights = w > weights ? w : weights;
         groups = g > groups ? g : groups;
     }
@@ -167,6 +185,44 @@ static qy_status_t load_layer(qy_e2e_stage_t *s, qy_e2e_layer_t *l, const qy_qbl
     return qy_fill(dev, &l->s_v, 0.0f, err);
 }
 
+static qy_status_t load_clusters(qy_e2e_stage_t *s, qy_e2e_block_t *b, const qy_qblock_t *q,
+                                 int site, qy_error_t *err)
+{
+    const int32_t *counts = q->site_counts[site].data;
+    int64_t channels = qy_tensor_count(&b->group[site]), k = qy_tensor_count(&q->site_counts[site]);
+    int32_t *group = malloc((size_t)(channels + k + 1) * sizeof *group),
+            *offsets = group + channels;
+    if (!group)
+        return qy_fail(err, QY_ERR_MEMORY, "e2e: out of host memory");
+    offsets[0] = 0;
+    for (int64_t c = 0; c < k; c++) {
+        offsets[c + 1] = offsets[c] + counts[c];
+        for (int32_t i = offsets[c]; i < offsets[c + 1]; i++)
+            group[i] = (int32_t)c;
+    }
+    qy_status_t status =
+        qy_device_upload(s->dev, b->group[site].data, group, qy_tensor_bytes(&b->group[site]), err);
+    if (status == QY_OK)
+        status = qy_device_upload(s->dev, b->offsets[site].data, offsets,
+                                  qy_tensor_bytes(&b->offsets[site]), err);
+    if (status == QY_OK)
+        status = qy_device_wait(s->dev, err);
+    free(group);
+    return status;
+}
+
+/* What stands at the sites. */
+static qy_status_t load_sites(qy_e2e_stage_t *s, qy_e2e_block_t *b, const qy_qblock_t *q,
+                              qy_error_t *err)
+{
+    if (!qy_quant_clustered(&q->form))
+        return qy_decorate_maps(&b->params, s->dev, q, err);
+    for (int i = 0; i < LINEAR_SITES; i++)
+        QY_TRY(load_clusters(s, b, q, i, err));
+    QY_TRY(qy_decorate_orders(&b->params, s->dev, &s->model->arch, q, err));
+    return qy_decorate_clusters(&b->params, s->dev, q, err);
+}
+
 static qy_status_t load_block(qy_e2e_stage_t *s, int64_t i, qy_error_t *err)
 {
     qy_e2e_block_t *b = &s->blocks[i];
@@ -174,7 +230,7 @@ static qy_status_t load_block(qy_e2e_stage_t *s, int64_t i, qy_error_t *err)
     qy_qblock_t q;
     qy_status_t status = QY_OK;
     QY_TRY(qy_finished_read_model(s->plan, s->first + i, 0, &q, err));
-    QY_TRY_GOTO(qy_decorate_maps(&b->params, s->dev, &q, err), free_q);
+    QY_TRY_GOTO(load_sites(s, b, &q, err), free_q);
     for (int k = 0; k < QY_N_LINEARS; k++) {
         if (b->layer[k].codes.data)
             QY_TRY_GOTO(load_layer(s, &b->layer[k], &q, k, err), free_q);
@@ -194,9 +250,14 @@ static qy_status_t step_gradient(void *context, qy_linear_id_t linear, const qy_
                                  qy_error_t *err)
 {
     qy_e2e_stage_t *s = context;
-    qy_e2e_layer_t *l = &s->blocks[s->current].layer[linear];
-    return qy_dequant_bwd(s->dev, &l->ds, dw, &l->codes, &l->zeros,
-                          (int)s->plan->spec.quantize.weights.bits, !s->fresh, err);
+    qy_e2e_block_t *b = &s->blocks[s->current];
+    qy_e2e_layer_t *l = &b->layer[linear];
+    int bits = (int)s->plan->spec.quantize.weights.bits;
+    const qy_tensor_t *offsets = &b->offsets[qy_linear_site(linear)];
+    if (offsets->data)
+        return qy_cluster_dequant_bwd(s->dev, &l->ds, dw, &l->codes, &l->zeros, offsets, bits,
+                                      !s->fresh, err);
+    return qy_dequant_bwd(s->dev, &l->ds, dw, &l->codes, &l->zeros, bits, !s->fresh, err);
 }
 
 int64_t qy_e2e_slots(const qy_plan_t *plan, int n_stages, int rank)

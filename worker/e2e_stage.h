@@ -13,7 +13,7 @@
 
 /* One quantized layer in training. */
 typedef struct {
-    qy_tensor_t codes, zeros; /* u32 (O, W), u8 (O, G) */
+    qy_tensor_t codes, zeros; /* u32 (O, W), u8 (O, G); zeros i32 with clusters */
     qy_tensor_t s, s_m, s_v;  /* f32 (O, G) */
     qy_tensor_t ds, unit;     /* f32 (O, G); unit.data NULL with absolute rates */
 } qy_e2e_layer_t;
@@ -21,6 +21,9 @@ typedef struct {
 typedef struct {
     qy_e2e_layer_t layer[QY_N_LINEARS];
     qy_block_params_t params; /* .w of all blocks share one set of tensors */
+    /* With clusters, of the sites that layers read: i32 (C), the cluster of each channel, and (K +
+     * 1), where each begins. */
+    qy_tensor_t group[QY_N_SITES], offsets[QY_N_SITES];
     qy_tensor_t x; /* compute (slots × batch × length, hidden): the block's inputs, kept */
 } qy_e2e_block_t;
 

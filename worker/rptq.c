@@ -5,9 +5,6 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/half.h"
-#include "base/pack.h"
-#include "base/quant_rule.h"
 #include "jobs/finished.h"
 #include "kernels/columns.h"
 #include "kernels/fill.h"
@@ -16,9 +13,13 @@
 #include "worker/decorate.h"
 #include "worker/rptq_orders.h"
 #include "worker/rptq_sketch.h"
+#include "worker/rptq_weights.h"
 
 /* The official code's buffer holds 128 samples, of which it fills 126. */
 enum { ZERO_SAMPLES = 2 };
+
+/* Weights of so many bits and more have the published steps by default too: docs/rptq.md. */
+enum { PUBLISHED_BITS = 4 };
 
 qy_status_t qy_rptq_take(qy_rptq_t *r, const qy_plan_t *plan, qy_block_ap_t *vars,
                          qy_arena_t *arena, qy_error_t *err)
@@ -38,7 +39,8 @@ qy_status_t qy_rptq_take(qy_rptq_t *r, const qy_plan_t *plan, qy_block_ap_t *var
         at += 2 * n;
     }
     r->zero_block = -1;
-    r->gptq.given_steps = plan->spec.rptq.compat;
+    r->gptq.given_steps =
+        plan->spec.rptq.compat || plan->spec.quantize.weights.bits >= PUBLISHED_BITS;
     return plan->spec.rptq.compat ? qy_arena_2d(arena, &r->zero, vars->f->dev->compute,
                                                 vars->f->length, arch->hidden, err)
                                   : QY_OK;
@@ -92,31 +94,11 @@ typedef struct {
     float *lo[QY_N_SITES]; /* (C) in it */
     float *hi[QY_N_SITES];
     float *mean_lo[QY_N_SITES], *mean_hi[QY_N_SITES]; /* (K): averages of the clusters */
-    float *weight, *s, *z;      /* the largest layer, its steps, zero points */
+    qy_rptq_weights_t weights;
     int32_t *group[QY_N_SITES]; /* (C): cluster of each place */
     qy_rptq_sketch_t sketch;    /* not with compat */
     void *memory;
 } host_t;
-
-static int64_t most_weights(const qy_arch_t *arch)
-{
-    int64_t most = 0;
-    for (int i = 0; i < QY_N_LINEARS; i++)
-        if (arch->linear[i].present && arch->linear[i].out * arch->linear[i].in > most)
-            most = arch->linear[i].out * arch->linear[i].in;
-    return most;
-}
-
-static int64_t most_steps(const qy_arch_t *arch, const qy_quant_form_t *form)
-{
-    int64_t most = 0;
-    for (int i = 0; i < QY_N_LINEARS; i++) {
-        int64_t n = arch->linear[i].out * qy_quant_linear_groups(form, arch, i);
-        if (arch->linear[i].present && n > most)
-            most = n;
-    }
-    return most;
-}
 
 static void *take(char **at, int64_t n)
 {
@@ -129,14 +111,12 @@ static qy_status_t host_create(host_t *h, const qy_arch_t *arch, const qy_quant_
                                qy_error_t *err)
 {
     int64_t channels = 0, clusters = 0;
-    int64_t weights = most_weights(arch), steps = most_steps(arch, form);
     for (int i = 0; i < QY_N_SITES; i++) {
         int64_t n = qy_site_channels(arch, (qy_site_t)i);
         channels += n;
         clusters += form->n_clusters[i];
     }
-    *h = (host_t){.memory = calloc((size_t)(3 * channels + 2 * clusters + weights + 2 * steps),
-                                   sizeof(float))};
+    *h = (host_t){.memory = calloc((size_t)(3 * channels + 2 * clusters), sizeof(float))};
     if (!h->memory)
         return qy_fail(err, QY_ERR_MEMORY, "rptq: out of host memory");
     char *at = h->memory;
@@ -151,9 +131,6 @@ static qy_status_t host_create(host_t *h, const qy_arch_t *arch, const qy_quant_
         h->mean_lo[i] = take(&at, form->n_clusters[i]);
         h->mean_hi[i] = take(&at, form->n_clusters[i]);
     }
-    h->weight = take(&at, weights);
-    h->s = take(&at, steps);
-    h->z = take(&at, steps);
     return QY_OK;
 }
 
@@ -163,7 +140,7 @@ typedef struct {
     const qy_hooks_t *hooks;
     const qy_qblock_t *q;
     host_t *host;
-    bool ordered; /* the second pass: averages of each sample's ranges, and second moments */
+    bool ordered; /* the second pass: what steps are found from, and second moments */
     double began, last;
 } pass_t;
 
@@ -192,12 +169,6 @@ static int32_t *order_of(const qy_qblock_t *q, int site)
 static int32_t *counts_of(const qy_qblock_t *q, int site)
 {
     return q->site_counts[site].data;
-}
-
-/* By default steps of few codes are those of least error; at 8 bits the range is what counts. */
-static bool is_fitted(const qy_quant_form_t *form, int site)
-{
-    return qy_quant_site_bits(form, (qy_site_t)site) < 8;
 }
 
 static qy_status_t find_ranges(qy_rptq_t *r, const qy_block_acts_t *acts, int64_t first, int64_t n,
@@ -236,26 +207,34 @@ static qy_status_t sketch(qy_rptq_t *r, const qy_block_acts_t *acts, int64_t sam
         qy_slot_t slot = site_slot(&f->block.program, (qy_site_t)i);
         const qy_tensor_t *all = qy_block_value(&f->block, &f->params, acts, slot);
         qy_tensor_t x = qy_tensor_slice(all, sample * f->length, f->length);
-        if (is_fitted(&pass->q->form, i))
+        if (qy_quant_site_bits(&pass->q->form, (qy_site_t)i) != QY_BITS_NONE)
             QY_TRY(qy_rptq_sketch_add(&pass->host->sketch, f->dev, &x, pass->q, i, err));
     }
     return QY_OK;
 }
 
-/* Each sample's ranges into the averages of its clusters. */
-static qy_status_t average(qy_rptq_t *r, const qy_block_acts_t *acts, int64_t first, int64_t n,
+/* With compat each sample's ranges go into the averages of its clusters. */
+static qy_status_t average(qy_rptq_t *r, const qy_block_acts_t *acts, int64_t local, int64_t sample,
                            pass_t *pass, qy_error_t *err)
 {
+    QY_TRY(find_ranges(r, acts, local, 1, 0, err));
+    QY_TRY(fetch_ranges(r, pass->host, err));
+    for (int s = 0; s < QY_N_SITES; s++)
+        qy_clusters_average(pass->host->mean_lo[s], pass->host->mean_hi[s],
+                            pass->q->site_counts[s].data, qy_tensor_count(&pass->q->site_counts[s]),
+                            pass->host->lo[s], pass->host->hi[s], sample == 0);
+    return QY_OK;
+}
+
+/* What the second pass takes from samples [first, first + n), which are in acts. */
+static qy_status_t collect(qy_rptq_t *r, const qy_block_acts_t *acts, int64_t first, int64_t n,
+                           pass_t *pass, qy_error_t *err)
+{
+    int64_t samples = r->plan->spec.calibration.samples;
     for (int64_t i = 0; i < n; i++) {
-        QY_TRY(find_ranges(r, acts, i, 1, 0, err));
-        QY_TRY(fetch_ranges(r, pass->host, err));
-        for (int s = 0; s < QY_N_SITES; s++)
-            qy_clusters_average(pass->host->mean_lo[s], pass->host->mean_hi[s],
-                                pass->q->site_counts[s].data,
-                                qy_tensor_count(&pass->q->site_counts[s]), pass->host->lo[s],
-                                pass->host->hi[s], first + i == 0);
-        if (!r->zero.data &&
-            qy_rptq_sketch_wants(first + i, r->plan->spec.calibration.samples, r->vars->f->length))
+        if (r->zero.data)
+            QY_TRY(average(r, acts, i, first + i, pass, err));
+        else if (qy_rptq_sketch_wants(first + i, samples, r->vars->f->length))
             QY_TRY(sketch(r, acts, i, pass, err));
     }
     return qy_gptq_add(&r->gptq, acts, first > 0, err);
@@ -270,7 +249,7 @@ static qy_status_t add_zeros(qy_rptq_t *r, pass_t *pass, qy_error_t *err)
     if (!pass->ordered)
         return find_ranges(r, &acts, 0, 1, 1, err);
     for (int64_t i = 0; i < ZERO_SAMPLES; i++)
-        QY_TRY(average(r, &acts, r->plan->spec.calibration.samples + i, 1, pass, err));
+        QY_TRY(collect(r, &acts, r->plan->spec.calibration.samples + i, 1, pass, err));
     return QY_OK;
 }
 
@@ -290,7 +269,7 @@ static qy_status_t walk(qy_rptq_t *r, qy_stream_t *source, pass_t *pass, qy_erro
         }
         QY_TRY(qy_block_forward(&f->block, &f->params, &acts, &x, &y, err));
         if (pass->ordered)
-            QY_TRY(average(r, &acts, at, count, pass, err));
+            QY_TRY(collect(r, &acts, at, count, pass, err));
         else
             QY_TRY(find_ranges(r, &acts, 0, count, at > 0, err));
         QY_TRY(qy_hooks_check(pass->hooks, err));
@@ -324,7 +303,7 @@ static void finish_sites(const qy_rptq_t *r, const host_t *h, qy_qblock_t *q)
                 zeros[c] = 0;
                 continue;
             }
-            if (!compat && is_fitted(&q->form, i))
+            if (!compat)
                 qy_cluster_fit(&scales[c], &z, h->sketch.bins[i] + c * QY_CLUSTER_BINS,
                                h->sketch.lo[i][c], h->sketch.hi[i][c], bits);
             else
@@ -334,88 +313,30 @@ static void finish_sites(const qy_rptq_t *r, const host_t *h, qy_qblock_t *q)
     }
 }
 
-/* The published steps of each row and cluster, as the finished model has them. */
-static void weight_steps(const qy_rptq_t *r, int linear, const float *w, const qy_qblock_t *q,
-                         host_t *h)
-{
-    const qy_linear_desc_t *d = &r->vars->f->block.program.arch.linear[linear];
-    const int32_t *counts = counts_of(q, qy_linear_site(linear));
-    int64_t k = qy_tensor_count(&q->site_counts[qy_linear_site(linear)]);
-    for (int64_t row = 0; row < d->out; row++) {
-        const float *x = w + row * d->in;
-        for (int64_t c = 0; c < k; x += counts[c++]) {
-            float lo = counts[c] ? x[0] : 0.0f, hi = lo, *s = &h->s[row * k + c];
-            for (int32_t i = 0; i < counts[c]; i++) {
-                lo = x[i] < lo ? x[i] : lo;
-                hi = x[i] > hi ? x[i] : hi;
-            }
-            qy_cluster_step(s, &h->z[row * k + c], lo, hi, q->form.bits, true);
-            *s = qy_round_f16(*s);
-        }
-    }
-}
-
 static qy_status_t load_layers(qy_rptq_t *r, const qy_block_weights_t *weights,
                                const qy_qblock_t *q, host_t *h, qy_error_t *err)
 {
     const qy_program_t *program = &r->vars->f->block.program;
-    const qy_device_t *dev = r->vars->f->dev;
     for (int i = 0; i < QY_N_LINEARS; i++) {
-        qy_quant_vars_t *v = &r->vars->vars[i];
-        if (!v->w.data)
+        if (!r->vars->vars[i].w.data)
             continue;
-        QY_TRY(
-            qy_device_upload(dev, v->w.data, weights->linear[i].data, qy_tensor_bytes(&v->w), err));
-        if (r->gptq.given_steps) {
-            weight_steps(r, i, weights->linear[i].data, q, h);
-            QY_TRY(qy_device_upload(dev, v->s.data, h->s, qy_tensor_bytes(&v->s), err));
-            QY_TRY(qy_device_upload(dev, v->z.data, h->z, qy_tensor_bytes(&v->z), err));
-        } else { /* found cluster by cluster; those without channels keep these */
-            QY_TRY(qy_fill(dev, &v->s, 1.0f, err));
-            QY_TRY(qy_fill(dev, &v->z, 0.0f, err));
-        }
-        QY_TRY(qy_device_wait(dev, err));
+        QY_TRY(qy_rptq_weights_load(&h->weights, r->vars->f->dev, &r->vars->vars[i],
+                                    &weights->linear[i], q, i, r->gptq.given_steps, err));
         r->gptq.groups[qy_gptq_site(program, i)] = h->group[qy_linear_site(i)];
     }
     return QY_OK;
 }
 
-/* Codes of the rounded weights, of which each is a whole number of steps from its zero point. */
-static qy_status_t freeze_layer(qy_rptq_t *r, int64_t block, int linear, qy_qblock_t *q, host_t *h,
-                                qy_error_t *err)
+static qy_status_t freeze_layers(qy_rptq_t *r, const pass_t *pass, qy_qblock_t *q, qy_error_t *err)
 {
-    const qy_linear_desc_t *d = &r->vars->f->block.program.arch.linear[linear];
-    const qy_device_t *dev = r->vars->f->dev;
-    const qy_quant_vars_t *v = &r->vars->vars[linear];
-    const int32_t *group = h->group[qy_linear_site(linear)];
-    int64_t k = qy_tensor_cols(&v->s), words = qy_pack_words(d->in, q->form.bits);
-    float q_max = qy_quant_max(q->form.bits);
-    uint8_t *codes = malloc((size_t)d->in);
-    if (!codes)
-        return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for a row of codes", d->name);
-    qy_status_t status = qy_device_download(dev, h->weight, v->w.data, qy_tensor_bytes(&v->w), err);
-    if (status == QY_OK)
-        status = qy_device_download(dev, h->s, v->s.data, qy_tensor_bytes(&v->s), err);
-    if (status == QY_OK)
-        status = qy_device_download(dev, h->z, v->z.data, qy_tensor_bytes(&v->z), err);
-    for (int64_t row = 0; row < d->out && status == QY_OK; row++) {
-        const float *w = h->weight + row * d->in, *s = h->s + row * k, *z = h->z + row * k;
-        for (int64_t i = 0; i < d->in && status == QY_OK; i++) {
-            if (!isfinite(w[i]))
-                status =
-                    qy_fail(err, QY_ERR_NUMERIC, "block %lld, %s: weight (%lld, %lld) is %g",
-                            (long long)block, d->name, (long long)row, (long long)i, (double)w[i]);
-            else
-                codes[i] = (uint8_t)qy_code(w[i], s[group[i]], z[group[i]], q_max);
-        }
-        qy_pack((uint32_t *)q->codes[linear].data + row * words, codes, d->in, q->form.bits);
-    }
-    for (int64_t i = 0; i < d->out * k && status == QY_OK; i++) {
-        ((uint16_t *)q->scales[linear].data)[i] = qy_f32_to_f16(h->s[i]);
-        ((int32_t *)q->zeros[linear].data)[i] = (int32_t)h->z[i];
-    }
-    free(codes);
-    return status;
+    host_t *h = pass->host;
+    for (int i = 0; i < QY_N_LINEARS; i++)
+        if (r->vars->vars[i].w.data &&
+            qy_rptq_weights_freeze(&h->weights, r->vars->f->dev, &r->vars->vars[i],
+                                   h->group[qy_linear_site(i)], q, i, err) != QY_OK)
+            return qy_fail_in(err, "block %lld, %s", (long long)pass->block,
+                              r->vars->f->block.program.arch.linear[i].name);
+    return QY_OK;
 }
 
 static void copy_rest(const qy_block_weights_t *weights, qy_qblock_t *q)
@@ -456,9 +377,7 @@ static qy_status_t run(qy_rptq_t *r, qy_block_weights_t *weights, qy_stream_t *s
     finish_sites(r, pass->host, q);
     QY_TRY(load_layers(r, weights, q, pass->host, err));
     QY_TRY(qy_gptq_round(&r->gptq, pass->block, err));
-    for (int i = 0; i < QY_N_LINEARS; i++)
-        if (r->vars->vars[i].w.data)
-            QY_TRY(freeze_layer(r, pass->block, i, q, pass->host, err));
+    QY_TRY(freeze_layers(r, pass, q, err));
     copy_rest(weights, q);
     return QY_OK;
 }
@@ -472,13 +391,14 @@ qy_status_t qy_rptq_run(qy_rptq_t *r, int64_t block, qy_block_weights_t *weights
     host_t host;
     QY_TRY(host_create(&host, arch, &f->form, err));
     pass_t pass = {.block = block, .hooks = hooks, .q = q, .host = &host, .began = qy_now_s()};
-    qy_status_t status = QY_OK;
-    if (!r->plan->spec.rptq.compat)
+    qy_status_t status = qy_rptq_weights_create(&host.weights, arch, &f->form, err);
+    if (status == QY_OK && !r->plan->spec.rptq.compat)
         status = qy_rptq_sketch_create(&host.sketch, arch, &f->form, f->length, err);
     if (status == QY_OK)
         status = run(r, weights, source, &pass, q, err);
     memset(r->gptq.groups, 0, sizeof r->gptq.groups);
     qy_rptq_sketch_free(&host.sketch);
+    qy_rptq_weights_destroy(&host.weights);
     free(host.memory);
     return status;
 }

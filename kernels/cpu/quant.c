@@ -233,3 +233,53 @@ qy_status_t qy_cpu_dequant_bwd(const qy_device_t *dev, qy_tensor_t *ds, const qy
     }
     return QY_OK;
 }
+
+/* --- groups of any size ---------------------------------------------------------------------- */
+
+qy_status_t qy_cpu_cluster_dequant_fwd(const qy_device_t *dev, qy_tensor_t *w_hat,
+                                       const qy_tensor_t *codes, const qy_tensor_t *s,
+                                       const qy_tensor_t *zeros, const qy_tensor_t *group, int bits,
+                                       qy_error_t *err)
+{
+    int64_t o = qy_tensor_rows(w_hat), cols = qy_tensor_cols(w_hat), n_groups = qy_tensor_cols(s);
+    int64_t n_words = qy_tensor_cols(codes), row_bytes;
+    const int32_t *of = group->data;
+    uint8_t *rows;
+    QY_TRY(code_rows(dev, &rows, &row_bytes, cols, err));
+#pragma omp parallel for num_threads(dev->threads) if (o > 1)
+    for (int64_t r = 0; r < o; r++) {
+        uint8_t *row = rows + omp_get_thread_num() * row_bytes;
+        float *to = qy_f32(w_hat) + r * cols;
+        const float *steps = qy_f32(s) + r * n_groups;
+        const int32_t *zero = (const int32_t *)zeros->data + r * n_groups;
+        qy_unpack(row, (const uint32_t *)codes->data + r * n_words, cols, bits);
+        for (int64_t i = 0; i < cols; i++)
+            to[i] = ((float)row[i] - (float)zero[of[i]]) * steps[of[i]];
+    }
+    return QY_OK;
+}
+
+qy_status_t qy_cpu_cluster_dequant_bwd(const qy_device_t *dev, qy_tensor_t *ds,
+                                       const qy_tensor_t *dw_hat, const qy_tensor_t *codes,
+                                       const qy_tensor_t *zeros, const qy_tensor_t *offsets,
+                                       int bits, int accumulate, qy_error_t *err)
+{
+    int64_t o = qy_tensor_rows(dw_hat), cols = qy_tensor_cols(dw_hat);
+    int64_t n_groups = qy_tensor_cols(ds), n_words = qy_tensor_cols(codes), row_bytes;
+    const int32_t *first = offsets->data;
+    uint8_t *rows;
+    QY_TRY(code_rows(dev, &rows, &row_bytes, cols, err));
+#pragma omp parallel for num_threads(dev->threads) if (o > 1)
+    for (int64_t r = 0; r < o; r++) {
+        uint8_t *row = rows + omp_get_thread_num() * row_bytes;
+        qy_unpack(row, (const uint32_t *)codes->data + r * n_words, cols, bits);
+        for (int64_t g = 0; g < n_groups; g++) {
+            float *to = qy_f32(ds) + r * n_groups + g;
+            float sum = dequant_sum(qy_f32(dw_hat) + r * cols + first[g], row + first[g],
+                                    first[g + 1] - first[g],
+                                    (float)((const int32_t *)zeros->data)[r * n_groups + g]);
+            *to = accumulate ? *to + sum : sum;
+        }
+    }
+    return QY_OK;
+}

@@ -410,3 +410,93 @@ qy_status_t qy_cuda_dequant_bwd(const qy_device_t *dev, qy_tensor_t *ds, const q
         return launch_dequant_bwd<G, 8, THREADS>(dev, a, err);
     });
 }
+
+/* --- groups of any size ---------------------------------------------------------------------- */
+
+/* A weight is a thread's. */
+template <typename T> struct cluster_dequant_t {
+    T *w_hat;
+    const uint32_t *codes;
+    const float *s;
+    const int32_t *zeros, *group;
+    int64_t cols, n_words, n_groups;
+    int bits;
+    template <int V> __device__ void run(int64_t i) const
+    {
+        int64_t row = i / cols, col = i % cols, at = row * n_groups + group[col];
+        float code[1];
+        unpack<1>(code, codes + row * n_words, col, bits);
+        w_hat[i] = from_f32<T>((code[0] - (float)zeros[at]) * s[at]);
+    }
+};
+
+qy_status_t qy_cuda_cluster_dequant_fwd(const qy_device_t *dev, qy_tensor_t *w_hat,
+                                        const qy_tensor_t *codes, const qy_tensor_t *s,
+                                        const qy_tensor_t *zeros, const qy_tensor_t *group,
+                                        int bits, qy_error_t *err)
+{
+    QY_WITH_TYPE(w_hat->dtype, T, {
+        const cluster_dequant_t<T> body = {qy_data<T>(w_hat),
+                                           qy_data<uint32_t>(codes),
+                                           qy_data<float>(s),
+                                           qy_data<int32_t>(zeros),
+                                           qy_data<int32_t>(group),
+                                           qy_tensor_cols(w_hat),
+                                           qy_tensor_cols(codes),
+                                           qy_tensor_cols(s),
+                                           bits};
+        return qy_each<1>(dev, qy_tensor_count(w_hat), true, body, err);
+    });
+}
+
+template <typename G> struct cluster_bwd_t {
+    float *ds;
+    const G *dw_hat;
+    const uint32_t *codes;
+    const int32_t *zeros, *offsets;
+    int64_t n_all, cols, n_words, n_groups;
+    int bits, accumulate;
+};
+
+/* A warp owns a group of a row: Σ dw_hat (c − z). */
+template <typename G>
+static __global__ void __launch_bounds__(THREADS) cluster_bwd_kernel(cluster_bwd_t<G> a)
+{
+    int64_t at = blockIdx.x * (int64_t)(THREADS / 32) + threadIdx.x / 32;
+    int lane = threadIdx.x % 32;
+    if (at >= a.n_all) /* the whole warp */
+        return;
+    int64_t row = at / a.n_groups, group = at % a.n_groups;
+    float z = (float)a.zeros[at], sum = 0.0f;
+    for (int64_t i = a.offsets[group] + lane; i < a.offsets[group + 1]; i += 32) {
+        float code[1];
+        unpack<1>(code, a.codes + row * a.n_words, i, a.bits);
+        sum += to_f32(a.dw_hat[row * a.cols + i]) * (code[0] - z);
+    }
+    sum = lanes_reduce<add_t, 32>(sum);
+    if (lane == 0)
+        a.ds[at] = a.accumulate ? a.ds[at] + sum : sum;
+}
+
+qy_status_t qy_cuda_cluster_dequant_bwd(const qy_device_t *dev, qy_tensor_t *ds,
+                                        const qy_tensor_t *dw_hat, const qy_tensor_t *codes,
+                                        const qy_tensor_t *zeros, const qy_tensor_t *offsets,
+                                        int bits, int accumulate, qy_error_t *err)
+{
+    QY_WITH_TYPE(dw_hat->dtype, G, {
+        const cluster_bwd_t<G> a = {qy_data<float>(ds),
+                                    qy_data<G>(dw_hat),
+                                    qy_data<uint32_t>(codes),
+                                    qy_data<int32_t>(zeros),
+                                    qy_data<int32_t>(offsets),
+                                    qy_tensor_count(ds),
+                                    qy_tensor_cols(dw_hat),
+                                    qy_tensor_cols(codes),
+                                    qy_tensor_cols(ds),
+                                    bits,
+                                    accumulate};
+        unsigned blocks = (unsigned)qy_blocks(a.n_all, THREADS / 32);
+        QY_LAUNCH(cluster_bwd_kernel<G><<<blocks, THREADS, 0, qy_stream(dev)>>>(a));
+    });
+    return QY_OK;
+}

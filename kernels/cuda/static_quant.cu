@@ -30,6 +30,31 @@ qy_status_t qy_cuda_static_quant_fwd(const qy_device_t *dev, qy_tensor_t *y, con
     });
 }
 
+template <typename T> struct gradient_t {
+    T *dx;
+    const T *dy, *x;
+    const float *s, *z;
+    int64_t cols;
+    float q_max;
+    template <int V> __device__ void run(int64_t i) const
+    {
+        float u = qy_code_free(to_f32(x[i]), s[i % cols], z[i % cols]);
+        dx[i] = u >= 0.0f && u <= q_max ? dy[i] : from_f32<T>(0.0f);
+    }
+};
+
+qy_status_t qy_cuda_static_quant_bwd(const qy_device_t *dev, qy_tensor_t *dx, const qy_tensor_t *dy,
+                                     const qy_tensor_t *x, const qy_tensor_t *s,
+                                     const qy_tensor_t *z, int bits, qy_error_t *err)
+{
+    QY_WITH_TYPE(x->dtype, T, {
+        const gradient_t<T> body = {qy_data<T>(dx),    qy_data<T>(dy),    qy_data<T>(x),
+                                    qy_data<float>(s), qy_data<float>(z), qy_tensor_cols(x),
+                                    qy_quant_max(bits)};
+        return qy_each<1>(dev, qy_tensor_count(x), true, body, err);
+    });
+}
+
 /* --- attention with rounded probabilities ---------------------------------------------------- */
 
 enum { THREADS = 128, WARPS = THREADS / 32 };

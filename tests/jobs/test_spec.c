@@ -190,8 +190,6 @@ static void test_refused(void **state)
         {TINY_JOB, "quantize.bits=3", "\"quantize.bits\"|\"quantize.weights.bits\""},
         {TINY_JOB "quantize: {method: rptq, kv_cache: {bits: 8}}\nrptq: {scheme: W4A4}\n", NULL,
          "kv_cache.bits: 8, but rptq.scheme sets it to 4"},
-        {TINY_JOB "rptq: {scheme: W4A4}\ne2e_qp: {}\n", "quantize.method=rptq",
-         "does not go with rptq"},
         {TINY_JOB "gptq: {act_order: true}\n", "quantize.method=gptq",
          "act_order: needs static_groups"},
         {TINY_JOB, "gptq.block_size=129", "gptq.block_size: 129; expected 1 to 128"},

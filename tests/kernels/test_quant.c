@@ -333,6 +333,64 @@ static void check_frozen(const qy_device_t *dev, const setup_t *u, int bits)
     test_drop(words, want_s, want_z, w_hat, rounded, ds, g);
 }
 
+/* Groups of 3, 0, 1, 40 and 1 columns with zero points that codes do not reach. */
+static void check_clusters(const qy_device_t *dev, int bits)
+{
+    enum { O = 5, G = 5, I = 45 };
+    static const double offsets[G + 1] = {0, 3, 3, 4, 44, 45};
+    const int64_t n_words = (I * bits + 31) / 32;
+    double group[I], zeros[O * G], *words = test_zeros(O * n_words), *w_hat = test_zeros(O * I);
+    double *ds = test_zeros(O * G), *s = test_random(O * G, 2, 0.4, QY_F32);
+    double *g = test_random(O * I, 6, 1.0, dev->compute), start[O * G];
+    qy_error_t err = {0};
+    for (int k = 0; k < G; k++)
+        for (int i = (int)offsets[k]; i < (int)offsets[k + 1]; i++)
+            group[i] = k;
+    for (int i = 0; i < O * G; i++) {
+        zeros[i] = i * 7 % 61 - 20;
+        start[i] = i;
+    }
+    for (int i = 0; i < O * I; i++) {
+        unsigned code = (unsigned)(i * 37 + i / 5) & ((1u << bits) - 1);
+        int row = i / I, bit = i % I * bits, at = row * G + (int)group[i % I];
+        for (int k = 0; k < bits; k++)
+            if (code >> k & 1)
+                words[row * n_words + (bit + k) / 32] += (double)(1u << (bit + k) % 32);
+        float w = ((float)code - (float)zeros[at]) * (float)s[at];
+        w_hat[i] = test_round((double)w, dev->compute);
+        ds[at] += g[i] * (code - zeros[at]);
+    }
+    qy_tensor_t codes = test_put_2d(dev, QY_U32, O, n_words, words);
+    qy_tensor_t ts = test_put_2d(dev, QY_F32, O, G, s), tz = test_put_2d(dev, QY_I32, O, G, zeros);
+    qy_tensor_t tgroup = test_put_1d(dev, QY_I32, I, group);
+    qy_tensor_t to = test_put_1d(dev, QY_I32, G + 1, offsets);
+    qy_tensor_t tw = test_put_2d(dev, dev->compute, O, I, NULL);
+    qy_tensor_t tg = test_put_2d(dev, dev->compute, O, I, g);
+    test_ok(qy_cluster_dequant_fwd(dev, &tw, &codes, &ts, &tz, &tgroup, bits, &err), err);
+    check(dev, "cluster_dequant_fwd", &tw, w_hat, 0.0);
+    for (int accumulate = 0; accumulate < 2; accumulate++) {
+        qy_tensor_t tds = test_put_2d(dev, QY_F32, O, G, accumulate ? start : NULL);
+        for (int i = 0; accumulate && i < O * G; i++)
+            ds[i] += start[i];
+        test_ok(qy_cluster_dequant_bwd(dev, &tds, &tg, &codes, &tz, &to, bits, accumulate, &err),
+                err);
+        check(dev, "cluster_dequant_bwd", &tds, ds, 1e-5 * (60 + (1 << bits)));
+        test_release(dev, &tds);
+    }
+    test_refused(qy_cluster_dequant_fwd(dev, &tw, &codes, &ts, &tz, &to, bits, &err), QY_ERR_SHAPE,
+                 err);
+    test_refused(qy_cluster_dequant_bwd(dev, &ts, &tg, &codes, &tz, &to, 9, 0, &err), QY_ERR_ARG,
+                 err);
+    test_release_all(dev, &codes, &ts, &tz, &tgroup, &to, &tw, &tg);
+    test_drop(words, w_hat, ds, s, g);
+}
+
+static void clusters(const qy_device_t *dev)
+{
+    for (int bits = 2; bits <= 8; bits++)
+        check_clusters(dev, bits);
+}
+
 static void frozen(const qy_device_t *dev)
 {
     for (int k = 0; k < N_CASES; k++) {
@@ -430,6 +488,7 @@ TEST_ON_DEVICES(fake_quant)
 TEST_ON_DEVICES(start)
 TEST_ON_DEVICES(start_edges)
 TEST_ON_DEVICES(frozen)
+TEST_ON_DEVICES(clusters)
 TEST_ON_DEVICES(golden_pack)
 TEST_ON_DEVICES(not_finite)
 TEST_ON_DEVICES(bad_input)
@@ -437,10 +496,11 @@ TEST_ON_DEVICES(bad_input)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),     cmocka_unit_test(test_fake_quant),
-        cmocka_unit_test(test_start),      cmocka_unit_test(test_start_edges),
-        cmocka_unit_test(test_frozen),     cmocka_unit_test(test_golden_pack),
-        cmocka_unit_test(test_not_finite), cmocka_unit_test(test_bad_input),
+        cmocka_unit_test(test_golden),      cmocka_unit_test(test_fake_quant),
+        cmocka_unit_test(test_start),       cmocka_unit_test(test_start_edges),
+        cmocka_unit_test(test_frozen),      cmocka_unit_test(test_clusters),
+        cmocka_unit_test(test_golden_pack), cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_bad_input),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

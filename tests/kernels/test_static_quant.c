@@ -59,6 +59,38 @@ static void random_rows(const qy_device_t *dev)
     test_drop(x, s, z, want, got);
 }
 
+/* Gradients stop where values are cut off, at both ends, and nowhere else. */
+static void gradient(const qy_device_t *dev)
+{
+    enum { M = 37, C = 129 };
+    qy_error_t err = {0};
+    double *x = test_random(M * C, 1, 2.0, dev->compute),
+           *dy = test_random(M * C, 2, 1.0, dev->compute);
+    double *s = test_zeros(C), *z = test_zeros(C), *want = test_zeros(M * C);
+    int64_t cut[2] = {0};
+    for (int c = 0; c < C; c++) {
+        s[c] = (double)(float)(0.05 + 0.002 * c);
+        z[c] = c % 40 - 12;
+    }
+    for (int i = 0; i < M * C; i++) {
+        float u = rintf((float)x[i] / (float)s[i % C]) + (float)z[i % C];
+        want[i] = u >= 0 && u <= 15 ? dy[i] : 0;
+        cut[0] += u < 0;
+        cut[1] += u > 15;
+    }
+    assert_true(cut[0] > M && cut[1] > M && cut[0] + cut[1] < M * C - M);
+    qy_tensor_t tx = test_put_2d(dev, dev->compute, M, C, x), ts = test_put_1d(dev, QY_F32, C, s);
+    qy_tensor_t td = test_put_2d(dev, dev->compute, M, C, dy), tz = test_put_1d(dev, QY_F32, C, z);
+    test_ok(qy_static_quant_bwd(dev, &td, &td, &tx, &ts, &tz, 4, &err), err);
+    double *got = test_get(dev, &td);
+    test_close("static_quant_bwd", got, want, M * C, 0.0);
+    test_refused(qy_static_quant_bwd(dev, &td, &ts, &tx, &ts, &tz, 4, &err),
+                 dev->compute == QY_F32 ? QY_ERR_SHAPE : QY_ERR_ARG, err);
+    test_refused(qy_static_quant_bwd(dev, &td, &td, &tx, &ts, &tz, 1, &err), QY_ERR_ARG, err);
+    test_release_all(dev, &tx, &ts, &td, &tz);
+    test_drop(x, dy, s, z, want, got);
+}
+
 /* B, T, H, K, d, window */
 static const int64_t cases[][6] = {
     {1, 1, 1, 1, 4, 0}, {2, 70, 4, 2, 32, 0}, {1, 150, 2, 1, 64, 20}};
@@ -164,14 +196,14 @@ static void golden_probabilities(const qy_device_t *dev)
 TEST_ON_DEVICES(golden)
 TEST_ON_DEVICES(golden_probabilities)
 TEST_ON_DEVICES(random_rows)
+TEST_ON_DEVICES(gradient)
 TEST_ON_DEVICES(levels)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),
-        cmocka_unit_test(test_golden_probabilities),
-        cmocka_unit_test(test_random_rows),
+        cmocka_unit_test(test_golden),      cmocka_unit_test(test_golden_probabilities),
+        cmocka_unit_test(test_random_rows), cmocka_unit_test(test_gradient),
         cmocka_unit_test(test_levels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

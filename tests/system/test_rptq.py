@@ -56,6 +56,14 @@ with scratch() as folder:
     interrupted = results(go(folder, "interrupted", *published))
     assert not same_results(want, interrupted), f"interrupted differs in {same_results(want, interrupted)}"
 
+    # E2E-QP trains the steps of clusters, with static activations in its passes
+    trained = ("rptq.scheme=W4A4", "e2e_qp={batch_size: 4, epochs: 6, lr: 1.0e-3, loss: distill}", "calibration.sequence_length=64", "evaluate=[]")
+    found = go(folder, "trained", *trained, "resources.threads=1", model="tiny-llama-kjv")
+    again = results(go(folder, "trained-2", *trained, "resources.threads=2", model="tiny-llama-kjv"))
+    assert not same_results(results(found), again), f"1 and 2 threads differ in {same_results(results(found), again)}"
+    losses = [e["loss"] for e in map(json.loads, open(os.path.join(found, "metrics.jsonl"))) if e["phase"] == "e2e_qp" and "loss" in e]
+    assert len(losses) == 6 and losses[-1] < 0.95 * losses[0], losses
+
     llama = perplexity(go(folder, "llama", "rptq={scheme: W4A4KV, clusters: 8, compat: true}", model="tiny-llama-kjv"))
     assert llama["original"] < llama["stitched"] < 1.3 * llama["original"], llama
     print(f"{full['original']:.3f}: W8A8 {least:.3f}, W4A4 {some:.3f}, one cluster {most:.3f}")

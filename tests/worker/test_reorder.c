@@ -49,6 +49,40 @@ static void make_orders(qy_qblock_t *q, const qy_arch_t *a)
         }
 }
 
+/* Gradients of a block of this form, in memory of their own. */
+typedef struct {
+    qy_block_grads_t grads;
+    void *memory;
+} gradients_t;
+
+static gradients_t take_gradients(const qy_forward_t *f)
+{
+    qy_error_t err = {0};
+    gradients_t g = {0};
+    qy_arena_t arena;
+    qy_arena_init(&arena, "test", NULL, 0);
+    test_ok(qy_block_grads_take(&g.grads, &f->block, f->batch, f->length, &arena, &err), err);
+    test_ok(qy_device_alloc(f->dev, &g.memory, arena.peak, &err), err);
+    size_t bytes = arena.peak;
+    qy_arena_init(&arena, "test", g.memory, bytes);
+    test_ok(qy_block_grads_take(&g.grads, &f->block, f->batch, f->length, &arena, &err), err);
+    return g;
+}
+
+/* The input's gradient for a made-up one of the output, after a forward pass. */
+static double *input_gradient(qy_forward_t *f, gradients_t *g)
+{
+    qy_error_t err = {0};
+    int64_t n = qy_tensor_count(&f->y), hidden = qy_tensor_cols(&f->y);
+    double *dy = test_random(n, 5, 1.0, f->dev->compute);
+    qy_tensor_t td = test_put_2d(f->dev, f->dev->compute, n / hidden, hidden, dy);
+    test_ok(qy_block_backward(&f->block, &f->params, &f->acts, &g->grads, &td, 1, &err), err);
+    double *dx = test_get(f->dev, &td);
+    test_release(f->dev, &td);
+    test_drop(dy);
+    return dx;
+}
+
 static void check_block(const qy_device_t *dev, const golden_t *g)
 {
     qy_error_t err = {0};
@@ -71,7 +105,8 @@ static void check_block(const qy_device_t *dev, const golden_t *g)
     qy_decorate_plain(&f.params);
     test_ok(qy_block_params_load(&f.params, &f.block, &weights, &f.staging, 1, &err), err);
     test_ok(qy_block_forward(&f.block, &f.params, &f.acts, &f.x, &f.y, &err), err);
-    double *want = test_get(dev, &f.y);
+    gradients_t gradients = take_gradients(&f);
+    double *want = test_get(dev, &f.y), *want_dx = input_gradient(&f, &gradients);
     for (int i = 0; i < QY_N_SITES; i++)
         orders[i] = q.site_order[i].data;
     test_ok(qy_reorder_weights(&weights, a, orders, &err), err);
@@ -83,6 +118,9 @@ static void check_block(const qy_device_t *dev, const golden_t *g)
         most = fmax(most, fabs(want[i]));
     double tolerance = dev->compute == QY_F32 ? 1e-5 : 8 * test_epsilon(dev->compute);
     test_close("reordered block", got, want, g->rows * a->hidden, tolerance * most);
+    double *dx = input_gradient(&f, &gradients);
+    test_close("its gradient", dx, want_dx, g->rows * a->hidden,
+               2 * tolerance * test_max_abs(want_dx, g->rows * a->hidden));
     /* Without the maps, or with other weights, it is another block. */
     qy_decorate_plain(&f.params);
     test_ok(qy_block_forward(&f.block, &f.params, &f.acts, &f.x, &f.y, &err), err);
@@ -91,7 +129,8 @@ static void check_block(const qy_device_t *dev, const golden_t *g)
         apart = fmax(apart, fabs(want[i] - other[i]));
     assert_true(apart > 0.01 * most);
     test_release(dev, &tx);
-    test_drop(x, want, got, other);
+    test_drop(x, want, got, other, want_dx, dx);
+    qy_device_free(dev, &gradients.memory);
     qy_block_weights_free(&weights);
     qy_qblock_free(&q);
     qy_forward_free(&f);
