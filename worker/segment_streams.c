@@ -16,6 +16,13 @@ static void scratch_name(int64_t segment, const char *name, char out[48])
     snprintf(out, 48, "%02lld-%s", (long long)segment, name);
 }
 
+/* The target goes ahead of the input by the block that is in training; where blocks are looked at
+ * as it passes, all of it must pass again. */
+static int64_t target_ahead(const qy_plan_t *plan)
+{
+    return plan->spec.quantize.method == QY_METHOD_QLLM ? 0 : 1;
+}
+
 /* --- start ------------------------------------------------------------------------------------ */
 
 static qy_status_t fill_from_capture(qy_segment_streams_t *s, qy_error_t *err)
@@ -116,15 +123,13 @@ qy_status_t qy_segment_streams_open(qy_segment_streams_t *s, const qy_work_t *wo
                                 .forward = forward,
                                 .segment = segment,
                                 .first = work->plan->segment_start[segment]};
+    int64_t ahead = target_ahead(work->plan);
     sweep(work->plan);
     QY_TRY(open_one(s, target_name, &s->target, err));
     QY_TRY(open_one(s, input_name, &s->input, err));
-    /* The target goes ahead of the input by the block that is in training; where blocks are looked
-     * at as it passes, all of it must pass again. */
-    int ahead = work->plan->spec.quantize.method == QY_METHOD_QLLM ? 0 : 1;
     keep_between(s->target, s->first, block + ahead);
     keep_between(s->input, s->first, block);
-    restore(s, s->target, target_name, block);
+    restore(s, s->target, target_name, block + ahead);
     restore(s, s->input, input_name, block);
     int64_t n_target = at_hand(s->target), n_input = at_hand(s->input);
     if (n_target + n_input > 0)
@@ -138,15 +143,37 @@ qy_status_t qy_segment_streams_open(qy_segment_streams_t *s, const qy_work_t *wo
     return s->first == 0 ? fill_from_tokens(s, err) : fill_from_capture(s, err);
 }
 
+/* All saves but those that go on, or stand, at this block (−1: all). */
 static void remove_saves(const qy_segment_streams_t *s, int64_t but)
 {
     const qy_plan_t *plan = s->work->plan;
+    int64_t ahead = but < 0 ? 0 : target_ahead(plan);
     char path[QY_PATH_MAX];
-    for (int64_t b = s->first; b < plan->segment_start[s->segment + 1]; b++) {
-        if (b != but && qy_store_stream(path, plan, s->segment, b, target_name, NULL) == QY_OK)
+    for (int64_t b = s->first; b <= plan->segment_start[s->segment + 1]; b++) {
+        if (b != but + ahead &&
+            qy_store_stream(path, plan, s->segment, b, target_name, NULL) == QY_OK)
             unlink(path);
         if (b != but && qy_store_stream(path, plan, s->segment, b, input_name, NULL) == QY_OK)
             unlink(path);
+    }
+}
+
+/* The save that goes on is over, or is to be. */
+static void end_save(qy_segment_streams_t *s, int cancel)
+{
+    qy_error_t error;
+    double seconds;
+    if (!s->save)
+        return;
+    qy_status_t status = qy_streams_save_end(&s->save, cancel, &seconds, &error);
+    if (status == QY_OK) {
+        remove_saves(s, s->saved_at);
+        qy_log(QY_LOG_INFO,
+               "segment %lld: streams saved at block %lld, beside the work in %.2f s; waited for "
+               "saves %.2f s in all",
+               (long long)s->segment, (long long)s->saved_at, seconds, s->waited_s);
+    } else if (status != QY_ERR_STOPPED) {
+        qy_log(QY_LOG_WARN, "streams are not saved: %s", error.text);
     }
 }
 
@@ -154,6 +181,7 @@ void qy_segment_streams_close(qy_segment_streams_t *s, int finished)
 {
     void (*const end)(qy_stream_t **) = finished ? qy_stream_discard : qy_stream_destroy;
     char folder[QY_PATH_MAX];
+    end_save(s, 1);
     if (finished && s->work) {
         remove_saves(s, -1);
         if (qy_path(folder, NULL, "%s/streams/%02lld", s->work->plan->spec.run_dir,
@@ -166,9 +194,22 @@ void qy_segment_streams_close(qy_segment_streams_t *s, int finished)
 
 /* --- walks ------------------------------------------------------------------------------------ */
 
+/* Until the stream may be stored to. */
+static void make_way(qy_segment_streams_t *s, const qy_stream_t *stream)
+{
+    double began = qy_now_s();
+    if (!s->save)
+        return;
+    int over = qy_streams_save_wait(s->save, stream);
+    s->waited_s += qy_now_s() - began;
+    if (over)
+        end_save(s, 0);
+}
+
 qy_status_t qy_segment_streams_pass(qy_segment_streams_t *s, qy_stream_t *stream, int64_t block,
                                     qy_error_t *err)
 {
+    make_way(s, stream);
     double began = qy_now_s();
     QY_TRY(qy_forward_advance(s->forward, stream, block, s->work->hooks, err));
     QY_TRY(qy_stream_flush(stream, err));
@@ -210,38 +251,41 @@ qy_status_t qy_segment_streams_bring(qy_segment_streams_t *s, int64_t block, qy_
 
 /* --- saves ------------------------------------------------------------------------------------ */
 
-static qy_status_t save_one(qy_segment_streams_t *s, qy_stream_t *stream, int64_t block,
-                            const char *name, qy_error_t *err)
+static qy_status_t save_file(const qy_segment_streams_t *s, qy_stream_file_t *out,
+                             const qy_stream_t *stream, int64_t block, const char *name,
+                             qy_error_t *err)
 {
-    char path[QY_PATH_MAX], folder[QY_PATH_MAX];
-    QY_TRY(qy_store_stream(path, s->work->plan, s->segment, block, name, err));
-    QY_TRY(qy_path(folder, err, "%.*s", (int)(strrchr(path, '/') - path), path));
-    QY_TRY(qy_make_dirs(folder, err));
-    return qy_stream_save(stream, path, s->work->hooks, err);
+    char folder[QY_PATH_MAX];
+    out->stream = stream;
+    QY_TRY(qy_store_stream(out->path, s->work->plan, s->segment, block, name, err));
+    QY_TRY(qy_path(folder, err, "%.*s", (int)(strrchr(out->path, '/') - out->path), out->path));
+    return qy_make_dirs(folder, err);
 }
 
-qy_status_t qy_segment_streams_save(qy_segment_streams_t *s, int64_t block, qy_error_t *err)
+/* First the one that is stored to first: the input at the end of the block, the target in the next;
+ * where it is not ahead, the target at once. */
+static qy_status_t start_save(qy_segment_streams_t *s, int64_t block, qy_error_t *err)
 {
-    qy_error_t error = {0};
-    if (s->advance_s < 60 * s->work->plan->spec.checkpoint.recompute_minutes)
-        return QY_OK;
-    qy_status_t status = save_one(s, s->target, block, target_name, &error);
-    if (status == QY_OK)
-        status = save_one(s, s->input, block, input_name, &error);
-    if (status == QY_ERR_STOPPED) {
-        if (err)
-            *err = error;
-        return status;
-    }
-    if (status == QY_OK)
-        remove_saves(s, block);
-    else
+    qy_stream_file_t files[QY_STREAMS_SAVED];
+    int ahead = target_ahead(s->work->plan) > 0;
+    QY_TRY(save_file(s, &files[!ahead], s->input, block, input_name, err));
+    QY_TRY(save_file(s, &files[ahead], s->target, block + ahead, target_name, err));
+    s->saved_at = block;
+    return qy_streams_save_start(&s->save, files, s->work->hooks, err);
+}
+
+void qy_segment_streams_save(qy_segment_streams_t *s, int64_t block)
+{
+    qy_error_t error;
+    if (block == s->first || s->save ||
+        s->advance_s < 60 * s->work->plan->spec.checkpoint.recompute_minutes)
+        return;
+    if (start_save(s, block, &error) != QY_OK)
         qy_log(QY_LOG_WARN, "streams are not saved: %s", error.text);
     s->advance_s = 0;
-    return QY_OK;
 }
 
 double qy_segment_streams_stall_s(const qy_segment_streams_t *s)
 {
-    return s->target ? qy_stream_stall_s(s->target) + qy_stream_stall_s(s->input) : 0;
+    return s->target ? qy_stream_stall_s(s->target) + qy_stream_stall_s(s->input) + s->waited_s : 0;
 }

@@ -8,6 +8,7 @@
 #define QY_WORKER_SEGMENT_STREAMS_H
 
 #include "worker/run_task.h"
+#include "worker/streams_save.h"
 
 typedef struct {
     const qy_work_t *work;
@@ -15,6 +16,9 @@ typedef struct {
     int64_t segment, first; /* its first block */
     qy_stream_t *target, *input;
     double advance_s; /* of walks since the last save: what a restart elsewhere would repeat */
+    qy_streams_save_t *save; /* going on; NULL where none is */
+    int64_t saved_at;        /* in front of which block the input stands in it */
+    double waited_s;         /* for saves, before a stream could go on */
 } qy_segment_streams_t;
 
 /* Opens them for work on this block of the segment, the first one that is not finished. forward is
@@ -33,11 +37,16 @@ qy_status_t qy_segment_streams_bring(qy_segment_streams_t *s, int64_t block, qy_
 qy_status_t qy_segment_streams_pass(qy_segment_streams_t *s, qy_stream_t *stream, int64_t block,
                                     qy_error_t *err);
 
-/* Saves both, standing in front of this block, where walks of checkpoint.recompute_minutes would be
- * lost without; the save before is removed. What cannot be saved is logged: the run goes on.
- * STOPPED only. */
-qy_status_t qy_segment_streams_save(qy_segment_streams_t *s, int64_t block, qy_error_t *err);
+/*
+ * Begins to save both in the midst of this block, where walks of checkpoint.recompute_minutes would
+ * be lost without: the input in front of it, the target in front of the next one or, where blocks
+ * are looked at as it passes, of this. Goes on beside the work; a pass waits until its stream is
+ * saved. The save before is removed once this one is whole. What cannot be saved is logged: the run
+ * goes on.
+ */
+void qy_segment_streams_save(qy_segment_streams_t *s, int64_t block);
 
+/* Seconds that the work has waited for disks. */
 double qy_segment_streams_stall_s(const qy_segment_streams_t *s);
 
 #endif

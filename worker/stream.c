@@ -183,16 +183,22 @@ qy_status_t qy_stream_expect_range(qy_stream_t *s, int64_t first, int64_t n, qy_
     return status;
 }
 
+/* A record from the file is of the block that was written. */
+static qy_status_t check_block(const qy_stream_t *s, int64_t sample, int64_t block, qy_error_t *err)
+{
+    if (block != s->block[sample])
+        return qy_fail(err, QY_ERR_IO,
+                       "%s: sample %lld is damaged: it reads as of block %lld, written was %lld",
+                       s->records.path, (long long)sample, (long long)block,
+                       (long long)s->block[sample]);
+    return QY_OK;
+}
+
 /* A sample's record from the file, checked; to be given back. */
 static qy_status_t take(qy_stream_t *s, int64_t sample, qy_stream_slot_t *slot, qy_error_t *err)
 {
     QY_TRY(qy_stream_io_take(s->io, sample, slot, err));
-    if (slot->block != s->block[sample])
-        return qy_fail(err, QY_ERR_IO,
-                       "%s: sample %lld is damaged: it reads as of block %lld, written was %lld",
-                       s->records.path, (long long)sample, (long long)slot->block,
-                       (long long)s->block[sample]);
-    return QY_OK;
+    return check_block(s, sample, slot->block, err);
 }
 
 /* Until no queued transfer uses the samples in memory. */
@@ -336,26 +342,32 @@ qy_status_t qy_stream_fill(qy_stream_t *const *streams, int n_streams, qy_h5_t *
 
 /* --- saved streams ---------------------------------------------------------------------------- */
 
-static qy_status_t save_one(qy_stream_t *s, const qy_records_t *to, int64_t sample, char *record,
-                            qy_error_t *err)
+/* From where the sample lies: what is read ahead is the user's. */
+static qy_status_t save_one(const qy_stream_t *s, const qy_records_t *to, int64_t sample,
+                            char *record, qy_error_t *err)
 {
-    QY_TRY(qy_stream_read(s, sample, record, err));
+    QY_TRY(check_filled(s, sample, err));
+    if (sample < s->in_memory) {
+        memcpy(record, memory_of(s, sample), s->sample_bytes);
+    } else {
+        QY_TRY(qy_records_read(&s->records, sample, record, err));
+        QY_TRY(check_block(s, sample, qy_records_check(&s->records, sample, record), err));
+    }
     qy_records_seal(to, sample, s->block[sample], record);
     return qy_records_write(to, sample, record, err);
 }
 
-qy_status_t qy_stream_save(qy_stream_t *s, const char *path, const qy_hooks_t *hooks,
-                           qy_error_t *err)
+qy_status_t qy_stream_save(const qy_stream_t *s, const char *path, const qy_hooks_t *hooks,
+                           const atomic_int *cancel, qy_error_t *err)
 {
     qy_records_t to = qy_records_of(s->n, s->sample_bytes, s->records.seed);
     QY_TRY(qy_records_create(&to, path, err));
     char *record = aligned_alloc(QY_RECORD_ALIGN, to.record_bytes);
     qy_status_t status = record ? QY_OK : qy_fail(err, QY_ERR_MEMORY, "stream: out of host memory");
-    if (status == QY_OK)
-        status = qy_stream_expect_range(s, 0, s->n, err);
     for (int64_t i = 0; i < s->n && status == QY_OK; i++) {
-        status = qy_hooks_check(hooks, err);
-        if (status == QY_OK)
+        if (qy_hooks_asked(hooks) || (cancel && atomic_load(cancel)))
+            status = qy_fail(err, QY_ERR_STOPPED, "stopped on request");
+        else
             status = save_one(s, &to, i, record, err);
     }
     free(record);

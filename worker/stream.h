@@ -2,10 +2,13 @@
  * Activations of many samples at one place in the model: a stream, advanced in place block by
  * block. Its first samples live in host memory that the device copies from and to at full speed,
  * the others in a scratch file (worker/records.h) that is read ahead and written behind by threads
- * of its own. Each sample knows in front of which block it stands. One thread uses a stream.
+ * of its own. Each sample knows in front of which block it stands. One thread uses a stream, beside
+ * it one may save it.
  */
 #ifndef QY_WORKER_STREAM_H
 #define QY_WORKER_STREAM_H
+
+#include <stdatomic.h>
 
 #include "kernels/device.h"
 #include "model/h5.h"
@@ -75,10 +78,11 @@ qy_status_t qy_stream_fill(qy_stream_t *const *streams, int n_streams, qy_h5_t *
 /* Until all that was stored is where it belongs. */
 qy_status_t qy_stream_flush(qy_stream_t *stream, qy_error_t *err);
 
-/* All samples into a file of records at path, committed whole; STOPPED where a stop was asked for.
+/* All samples into a file of records at path, committed whole; STOPPED where a stop was asked for
+ * or *cancel is set. Any thread, while the stream is loaded from and after a flush not stored to.
  */
-qy_status_t qy_stream_save(qy_stream_t *stream, const char *path, const qy_hooks_t *hooks,
-                           qy_error_t *err);
+qy_status_t qy_stream_save(const qy_stream_t *stream, const char *path, const qy_hooks_t *hooks,
+                           const atomic_int *cancel, qy_error_t *err);
 /* Takes samples that stand before this block from a file that was saved in front of it; one that is
  * not whole there stays as it is, and all do where there is no file. */
 qy_status_t qy_stream_restore(qy_stream_t *stream, const char *path, int64_t block,

@@ -167,6 +167,7 @@ static qy_status_t train(segment_t *s, int64_t block, const qy_block_weights_t *
     QY_TRY(qy_block_params_load(&s->forward.params, &s->forward.block, weights, &s->forward.staging,
                                 1, err));
     QY_TRY(qy_segment_streams_pass(&s->streams, target, block, err));
+    qy_segment_streams_save(&s->streams, block);
     QY_TRY(qy_block_ap_start(&s->trainer, weights, err));
     QY_TRY(qy_forward_error(&s->forward, input, target, n_train, n - n_train,
                             &losses->validation_before, err));
@@ -198,6 +199,7 @@ static qy_status_t run_rptq(segment_t *s, int64_t block, qy_block_weights_t *wei
     qy_decorate_plain(&f->params);
     QY_TRY(qy_block_params_load(&f->params, &f->block, weights, &f->staging, 1, err));
     QY_TRY(qy_segment_streams_pass(&s->streams, s->streams.target, block, err));
+    qy_segment_streams_save(&s->streams, block);
     double began = qy_now_s();
     QY_TRY(qy_rptq_run(&s->rptq, block, weights, s->streams.input, s->work->hooks, q, err));
     s->train_s += qy_now_s() - began;
@@ -334,6 +336,7 @@ static qy_status_t quantize_round(segment_t *s, int64_t first, int64_t n, qy_qbl
     qy_stream_t *input = s->streams.input, *target = s->streams.target;
     double training[2];
     QY_TRY(qy_segment_streams_bring(&s->streams, first, err));
+    qy_segment_streams_save(&s->streams, first);
     QY_TRY(start_round(s, first, n, q, err));
     QY_TRY(qy_qllm_error(&s->qllm, n, input, target, n_train, samples - n_train,
                          &losses->validation_before, err));
@@ -398,8 +401,6 @@ static qy_status_t walk(segment_t *s, qy_error_t *err)
         n = least(together, s->end - block);
         QY_TRY(qy_hooks_check(s->work->hooks, err));
         QY_TRY(is_qllm(s) ? do_round(s, block, n, err) : do_block(s, block, err));
-        if (s->training && block + n < s->end)
-            QY_TRY(qy_segment_streams_save(&s->streams, block + n, err));
     }
     return QY_OK;
 }

@@ -352,15 +352,21 @@ static void test_saves(void **state)
     qy_device_t *dev = test_cpu(1);
     const volatile sig_atomic_t stop = 1;
     const qy_hooks_t go = {0}, stopped = {.stop = &stop};
+    atomic_int cancel;
+    atomic_init(&cancel, 0);
     for (int mode = 0; mode < N_MODES; mode++) {
         const char *path = scratch_path("saved.bin");
         qy_stream_t *s = open_stream(dev, mode, NULL),
                     *back = open_stream(dev, N_MODES - 1 - mode, NULL);
         fill_all(s, 6);
-        REFUSED(qy_stream_save(s, path, &stopped, &err), QY_ERR_STOPPED, "stopped");
+        OK(qy_stream_flush(s, &err));
+        REFUSED(qy_stream_save(s, path, &stopped, NULL, &err), QY_ERR_STOPPED, "stopped");
+        atomic_store(&cancel, 1);
+        REFUSED(qy_stream_save(s, path, &go, &cancel, &err), QY_ERR_STOPPED, "stopped");
+        atomic_store(&cancel, 0);
         assert_false(qy_file_exists(path));
         OK(qy_stream_restore(back, path, 6, &err)); /* nothing there */
-        OK(qy_stream_save(s, path, &go, &err));
+        OK(qy_stream_save(s, path, &go, &cancel, &err));
         patch("saved.bin", 4 * RECORD + 1, "y", 1);
         fill_all(back, 3);
         OK(qy_stream_restore(back, path, 3, &err)); /* not further than they are */
