@@ -4,7 +4,7 @@ file's writing and its renaming, with another number of ranks after each. Howeve
 one that nobody disturbed; no finished block is touched again; nothing is left running, and no lock keeps the next start out.
 Seeded: the same seed draws the same kills.
 usage: test_chaos.py QUARRY [--kills N] [--seed S] [--ranks MOST] [--job FILE] [--pause S] [--seconds S] [--set KEY=VALUE]..."""
-import argparse, json, os, random, signal, subprocess, sys, time
+import argparse, json, os, random, re, signal, subprocess, sys, time
 import launch
 from quarry_job import random_llama, results, same_results, scratch, write_job
 
@@ -150,6 +150,32 @@ def strike(job, p, pause, phase):
     return kind if len(alive) > 1 or kind != "rank" else "rank", where
 
 
+def redone(folder, model):
+    """What kills in the training of a block cost, s: the time since the newest checkpoint, at most the interval between two, and then
+    the next start goes on after it. The job is not brought to its end."""
+    interval, slack = 1, 2  # s; slack: a step, the checkpoint's way to the disk, and others on this machine
+    job, costs = Job(folder, "redone", model), []
+    job.settings += [f"checkpoint.minutes={interval / 60}", "block_ap.epochs=1000", "calibration.samples=64", "quantize.segments=1"]
+    log, saved = os.path.join(job.run_dir, "logs/rank-000.log"), 0
+    for _ in range(3):
+        p, end = job.start(1, folder), time.time() + 60
+        while job.phase() != "quantize" and p.poll() is None and time.time() < end:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(interval + slack + 0.5, interval + slack + 1.5))
+        assert p.poll() is None and job.phase() == "quantize", "not in a block's training"
+        killed = time.time()
+        os.killpg(p.pid, signal.SIGKILL)
+        p.wait()
+        state = json.loads(subprocess.run([args.quarry, "status", job.run_dir, "--json"], check=True, capture_output=True).stdout)
+        costs.append(state["saved_s"] - (time.time() - killed))
+        job.wait_gone()
+        went_on = re.findall(r"block 0 goes on after step (\d+)", open(log).read())
+        assert len(went_on) == len(costs) - 1 and (not went_on or int(went_on[-1]) >= saved), (went_on, saved)
+        saved = max(map(int, re.findall(r"block 0 saved after step (\d+)", open(log).read())))
+    assert max(costs) <= interval + slack, costs
+    print(f"killed in the training of a block, checkpoints every {interval} s: work of " + ", ".join(f"{c:.2f}" for c in costs) + " s to do again")
+
+
 class Table:
     def __init__(self):
         self.cells, self.ranks, self.starts, self.jobs, self.inside = {}, {}, 0, 0, 0
@@ -213,6 +239,8 @@ def one_start(job, folder, table):
 
 with scratch() as folder:
     model, table = random_llama(folder, 2), Table()
+    if not args.job:
+        redone(folder, model)
     calm = Job(folder, "0", model)
     p = calm.start(1, folder)
     assert p.wait(600) == 0, open(os.path.join(folder, "out.txt")).read()
