@@ -36,12 +36,13 @@ demo: build
 	@mpirun $$([ $$(id -u) = 0 ] && echo --allow-run-as-root) --oversubscribe --bind-to none -n 2 \
 	  $(BUILD)/quarry run configs/demo.yaml --set resources.threads=1
 
+# Two at a time: some use two cores, others wait.
 check: build
-	@ctest --test-dir $(BUILD) --output-on-failure
+	@ctest --test-dir $(BUILD) -j 2 --output-on-failure
 
 # The same tests under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: deps
-	@cmake --preset dev >/dev/null && cmake --build --preset dev -j $(JOBS) && ctest --preset dev
+	@cmake --preset dev >/dev/null && cmake --build --preset dev -j $(JOBS) && ctest --preset dev -j 2
 
 # Runs the table of docs/accuracy.md and writes it anew (about an hour on two cores).
 accuracy: build

@@ -21,6 +21,12 @@ resources: {{device: cpu, threads: 1}}
 checkpoint: {{minutes: 0}}
 """
 
+# A second partition whose jobs take the nodes of the first one's, which are requeued.
+PREEMPTION = """PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
+"""
+
 
 def missing_tools():
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
@@ -29,8 +35,10 @@ def missing_tools():
 
 def run_inside(argv):
     """Runs argv on a cluster of its own and returns its exit status; None where no cluster can be had."""
-    env = dict(os.environ, TB_GPUS="0", TB_NODES="2")
     folder = tempfile.mkdtemp(prefix="quarry-tb-")
+    env = dict(os.environ, TB_GPUS="0", TB_NODES="2", TB_EXTRA=os.path.join(folder, "extra.conf"))
+    with open(env["TB_EXTRA"], "w") as out:
+        out.write(PREEMPTION)
     try:
         isolated = subprocess.run(["unshare", "--net", "ip", "link"], capture_output=True).returncode == 0
         if isolated:  # a network of its own: nothing but loopback, and no port is taken by anybody else

@@ -73,6 +73,28 @@ def cancelled(r, launcher):
     return blocks
 
 
+def taken_back(r, launcher):
+    """scontrol requeue, as an administrator or a site's own preemption does: the job goes on."""
+    r.submit("--launcher", launcher)
+    blocks = r.wait_for_block()
+    assert call("scontrol", "requeue", r.job)[0] == 0
+    r.requeued()
+    r.finish()
+    return blocks
+
+
+def preempted(r, launcher):
+    """A job of a partition that goes before takes both nodes: Slurm requeues this one, which goes on afterwards."""
+    r.submit("--launcher", launcher)
+    blocks = r.wait_for_block()
+    code, out = call("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
+    assert code == 0, out
+    r.requeued()
+    assert r.show("JobState") != "RUNNING", r.output()
+    r.finish()
+    return blocks
+
+
 def node_down(r, launcher):
     """A node is set DOWN in mid-run: Slurm requeues the job, which goes on once it is back."""
     r.submit("--launcher", launcher)
@@ -149,8 +171,9 @@ def refused(folder):
 
 # Side by side where they do not touch the cluster itself: most of their time is Slurm's waiting.
 LANES = [[(signalled, "mpirun"), (rank_killed, "srun"), (cancelled, "mpirun")],
-         [(signalled, "srun"), (rank_killed, "mpirun"), (no_progress, "mpirun")]]
-ALONE = [(node_down, "mpirun"), (node_lost, "mpirun"), (time_limit, "mpirun")]
+         [(signalled, "srun"), (rank_killed, "mpirun"), (no_progress, "mpirun")],
+         [(time_limit, "mpirun"), (taken_back, "mpirun")]]
+ALONE = [(preempted, "mpirun"), (node_down, "mpirun"), (node_lost, "mpirun")]
 
 
 def play(scenes, folder, want):

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Disks that fail: a file that may not grow (RLIMIT_FSIZE), a full disk, a disk that has become read-only. The run ends with the path
-and the system's reason, and once there is room the same command ends with the bytes of an undisturbed run. Full and read-only disks
-are small tmpfs mounts, which take root: without it they are skipped. usage: test_disk.py QUARRY"""
-import os, resource, subprocess, sys, time
+"""Disks that fail: a file that may not grow (RLIMIT_FSIZE), a quota, a full disk, a disk that has become read-only. The run ends with
+the path and the system's reason, and once there is room the same command ends with the bytes of an undisturbed run. A quota's EDQUOT
+is put into system calls by strace; full and read-only disks are small tmpfs mounts, which take root: without them they are skipped.
+usage: test_disk.py QUARRY"""
+import os, resource, shutil, subprocess, sys, time
 from quarry_job import random_llama, results, run, same_results, scratch, write_job
 
 quarry = sys.argv[1]
@@ -38,12 +39,13 @@ def mounted(folder, size):
 
 
 def fill(folder):
-    try:
-        with open(os.path.join(folder, "filler"), "wb", buffering=0) as f:
-            while f.write(bytes(4096)) == 4096:
+    with open(os.path.join(folder, "filler"), "wb", buffering=0) as f:
+        for piece in (1 << 20, 4096):
+            try:
+                while f.write(bytes(piece)) == piece:
+                    pass
+            except OSError:
                 pass
-    except OSError:
-        pass
 
 
 def fill_in(phase, job, run_dir):
@@ -74,6 +76,18 @@ with scratch() as folder:
         job, run_dir = write_job(folder, "limit.yaml", f"limit{kib}", JOB, model=model), os.path.join(folder, f"limit{kib}")
         code, out = run([quarry, "run", job, "--quiet"], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (kib << 10, kib << 10)))
         print(f"{name}: {check(name, code, out, run_dir, ['File too large'])}")
+        go_on(name, job, run_dir, want)
+
+    # A quota may be over at a write, or, over a network, only when what was written is synced. Counted in each process from its begin.
+    for call, when in (("pwrite64", 4), ("pwrite64", 40), ("fsync", 3), ("fsync", 12)) if shutil.which("strace") else ():
+        name = f"over quota at {call} {when} of a process"
+        job, run_dir = write_job(folder, "quota.yaml", f"quota-{call}-{when}", JOB, model=model), os.path.join(folder, f"quota-{call}-{when}")
+        code, out = run(["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error=EDQUOT:when={when}+",
+                         quarry, "run", job, "--quiet"])
+        if "ptrace" in out:
+            print("SKIP quotas: tracing is not allowed here")
+            break
+        print(f"{name}: {check(name, code, out, run_dir, ['Disk quota exceeded'])}")
         go_on(name, job, run_dir, want)
 
     run_dir = os.path.join(folder, "disk")
