@@ -10,6 +10,7 @@ extern "C" {
 #endif
 
 typedef struct qy_device qy_device_t;
+typedef struct qy_activation qy_activation_t; /* activation.h */
 
 /* Trained variables of one quantized weight and their Adam moments; shapes as in quant.h. */
 typedef struct {

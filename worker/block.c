@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "kernels/act_quant.h"
+#include "kernels/activation.h"
 #include "kernels/attention.h"
 #include "kernels/columns.h"
 #include "kernels/fill.h"
@@ -50,7 +51,9 @@ qy_status_t qy_block_map_take(qy_channel_map_t *map, int64_t channels, qy_arena_
     QY_TRY(qy_arena_1d(arena, &map->weights, QY_F32, QY_MAP_ITEMS * channels, err));
     QY_TRY(qy_arena_1d(arena, &map->back_offsets, QY_I32, channels + 1, err));
     QY_TRY(qy_arena_1d(arena, &map->back_items, QY_I32, QY_MAP_ITEMS * channels, err));
-    return qy_arena_1d(arena, &map->back_weights, QY_F32, QY_MAP_ITEMS * channels, err);
+    QY_TRY(qy_arena_1d(arena, &map->back_weights, QY_F32, QY_MAP_ITEMS * channels, err));
+    QY_TRY(qy_arena_1d(arena, &map->whole, QY_I32, channels, err));
+    return qy_arena_1d(arena, &map->back_whole, QY_I32, channels, err);
 }
 
 qy_status_t qy_block_sites_take(qy_block_params_t *params, const qy_block_t *block,
@@ -207,6 +210,20 @@ static pass_t begin_pass(const qy_block_t *block, const qy_block_params_t *param
     return pass;
 }
 
+/* The quantizer per row that ends what this row begins as one op; NULL where it is one by itself.
+ * Only a map may stand between them. */
+static const qy_row_t *fused_with(const pass_t *pass, const qy_row_t *row)
+{
+    const qy_program_t *p = &pass->block->program;
+    const qy_row_t *end = p->row + p->n_rows, *next = row + 1;
+    if (row->kind != QY_ROW_NORM && row->kind != QY_ROW_SILU_MUL && row->kind != QY_ROW_RELU)
+        return NULL;
+    if (next < end && next->kind == QY_ROW_MAP && next->in == row->out)
+        next++;
+    int found = next < end && next->kind == QY_ROW_QUANTIZE && next[-1].out == next->in;
+    return found && pass->params->quantizer[next->id].kind == QY_ACT_PER_ROW ? next : NULL;
+}
+
 static int is_left_out(const pass_t *pass, const qy_row_t *row)
 {
     return pass->idle[row->out];
@@ -323,6 +340,52 @@ static qy_status_t row_forward(const pass_t *pass, const qy_row_t *row, qy_error
     return qy_fail(err, QY_ERR_ARG, "block program: unknown row %d", (int)row->kind);
 }
 
+/* What row makes and last quantizes, and the plans that it points to. */
+typedef struct {
+    qy_activation_t a;
+    qy_column_plan_t map, back;
+} fused_t;
+
+static void describe_fused(fused_t *f, const pass_t *pass, const qy_row_t *row,
+                           const qy_row_t *last)
+{
+    const qy_arch_t *arch = &pass->block->program.arch;
+    const qy_channel_map_t *m = &pass->params->map[last->id];
+    int norm = row->kind == QY_ROW_NORM, layer = arch->norm_kind == QY_NORM_LAYER;
+    f->a = (qy_activation_t){.make = norm ? (layer ? QY_MAKE_LAYERNORM : QY_MAKE_RMSNORM)
+                                     : row->kind == QY_ROW_RELU ? QY_MAKE_RELU
+                                                                : QY_MAKE_SILU_MUL,
+                             .x = value_of(pass, row->in),
+                             .eps = arch->norm_eps,
+                             .bits = pass->params->quantizer[last->id].bits};
+    if (row->kind == QY_ROW_SILU_MUL)
+        f->a.up = value_of(pass, row->in2);
+    if (norm)
+        f->a.w = &pass->params->norm[row->id];
+    if (norm && layer)
+        f->a.b = &pass->params->norm_bias[row->id];
+    if (!m->active || pass->idle[QY_SLOT_MAPPED + last->id])
+        return;
+    f->map = (qy_column_plan_t){&m->whole, &m->offsets, &m->items, &m->weights};
+    f->back =
+        (qy_column_plan_t){&m->back_whole, &m->back_offsets, &m->back_items, &m->back_weights};
+    f->a.map = &f->map;
+    f->a.back = &f->back;
+}
+
+static qy_status_t fused_forward(const pass_t *pass, const qy_row_t *row, const qy_row_t *last,
+                                 qy_error_t *err)
+{
+    fused_t f;
+    qy_tensor_t out = pass->acts->slot[last->out], mean = {0}, rstd = {0};
+    describe_fused(&f, pass, row, last);
+    if (row->kind == QY_ROW_NORM) {
+        mean = pass->acts->mean[row->id];
+        rstd = pass->acts->rstd[row->id];
+    }
+    return qy_activation_fwd(pass->block->dev, &out, &mean, &rstd, &f.a, err);
+}
+
 qy_status_t qy_block_forward(const qy_block_t *block, const qy_block_params_t *params,
                              qy_block_acts_t *acts, const qy_tensor_t *x, const qy_tensor_t *y,
                              qy_error_t *err)
@@ -330,9 +393,16 @@ qy_status_t qy_block_forward(const qy_block_t *block, const qy_block_params_t *p
     acts->slot[QY_SLOT_X] = *x;
     acts->slot[QY_SLOT_Y] = *y;
     pass_t pass = begin_pass(block, params, acts);
-    for (int i = 0; i < block->program.n_rows; i++)
-        if (!is_left_out(&pass, &block->program.row[i]))
-            QY_TRY(row_forward(&pass, &block->program.row[i], err));
+    const qy_row_t *row = block->program.row, *end = row + block->program.n_rows;
+    for (; row < end; row++) {
+        const qy_row_t *last = fused_with(&pass, row);
+        if (last) {
+            QY_TRY(fused_forward(&pass, row, last, err));
+            row = last;
+        } else if (!is_left_out(&pass, row)) {
+            QY_TRY(row_forward(&pass, row, err));
+        }
+    }
     return QY_OK;
 }
 
@@ -494,6 +564,34 @@ static qy_status_t row_backward(pass_t *pass, const qy_row_t *row, qy_error_t *e
     return qy_fail(err, QY_ERR_ARG, "block program: unknown row %d", (int)row->kind);
 }
 
+/* A norm's own backward pass follows, from the gradient of its output. */
+static qy_status_t fused_backward(pass_t *pass, const qy_row_t *row, const qy_row_t *last,
+                                  qy_error_t *err)
+{
+    fused_t f;
+    int norm = row->kind == QY_ROW_NORM;
+    qy_tensor_t dy = grad_of(pass, last->out), dx = grad_of(pass, norm ? row->out : row->in);
+    qy_tensor_t dup = {0};
+    describe_fused(&f, pass, row, last);
+    if (row->kind == QY_ROW_SILU_MUL)
+        dup = grad_of(pass, row->in2);
+    const qy_tensor_t *mean = norm ? &pass->acts->mean[row->id] : NULL;
+    const qy_tensor_t *rstd = norm ? &pass->acts->rstd[row->id] : NULL;
+    QY_TRY(qy_activation_bwd(pass->block->dev, &dx, &dup, &dy, mean, rstd, &f.a, err));
+    return norm ? row_backward(pass, row, err) : QY_OK;
+}
+
+/* The row that begins the op which this one ends; NULL where it ends none. */
+static const qy_row_t *fused_from(const pass_t *pass, const qy_row_t *last)
+{
+    if (last->kind != QY_ROW_QUANTIZE)
+        return NULL;
+    for (int k = 1; k <= 2 && last - pass->block->program.row >= k; k++)
+        if (fused_with(pass, last - k) == last)
+            return last - k;
+    return NULL;
+}
+
 qy_status_t qy_block_backward(const qy_block_t *block, const qy_block_params_t *params,
                               const qy_block_acts_t *acts, qy_block_grads_t *grads,
                               const qy_tensor_t *dy, int want_dx, qy_error_t *err)
@@ -502,10 +600,14 @@ qy_status_t qy_block_backward(const qy_block_t *block, const qy_block_params_t *
     pass.grads = grads;
     pass.dy = *dy;
     pass.want_dx = want_dx;
-    for (int i = block->program.n_rows - 1; i >= 0; i--) {
-        const qy_row_t *row = &block->program.row[i];
-        if (!is_left_out(&pass, row) && wanted(&pass, row->out))
-            QY_TRY(row_backward(&pass, row, err));
+    const qy_row_t *rows = block->program.row, *row = rows + block->program.n_rows;
+    while (row-- > rows) {
+        const qy_row_t *last = row, *first = fused_from(&pass, row);
+        if (first)
+            row = first;
+        if (is_left_out(&pass, last) || !wanted(&pass, last->out))
+            continue;
+        QY_TRY(first ? fused_backward(&pass, first, last, err) : row_backward(&pass, last, err));
     }
     return QY_OK;
 }

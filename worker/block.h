@@ -21,6 +21,7 @@ typedef struct {
     qy_tensor_t offsets, back_offsets; /* i32 (C + 1) */
     qy_tensor_t items, back_items;     /* i32 (QY_MAP_ITEMS C) */
     qy_tensor_t weights, back_weights; /* f32 (QY_MAP_ITEMS C) */
+    qy_tensor_t whole, back_whole;     /* i32 (C): kernels/activation.h */
 } qy_channel_map_t;
 
 /* A site's quantizer of activations. */
@@ -109,7 +110,9 @@ qy_block_acts_t qy_block_acts_reshape(const qy_block_acts_t *acts, int64_t batch
 qy_status_t qy_block_grads_take(qy_block_grads_t *grads, const qy_block_t *block, int64_t batch,
                                 int64_t length, qy_arena_t *arena, qy_error_t *err);
 
-/* y = block(x); x and y compute (batch × length, hidden), kept by reference in acts. */
+/* y = block(x); x and y compute (batch × length, hidden), kept by reference in acts. A norm, gated
+ * product or ReLU before a quantizer PER_ROW is one op with it (kernels/activation.h): its slot and
+ * the mapped one are not written. */
 qy_status_t qy_block_forward(const qy_block_t *block, const qy_block_params_t *params,
                              qy_block_acts_t *acts, const qy_tensor_t *x, const qy_tensor_t *y,
                              qy_error_t *err);
@@ -121,7 +124,7 @@ const qy_tensor_t *qy_block_value(const qy_block_t *block, const qy_block_params
 
 /*
  * Only the rows after the one that makes `from` up to the one that makes `upto`; from's values are
- * there, in acts. Sites of params that are active are so here too.
+ * there, in acts. Sites of params that are active are so here too, and every slot is written.
  */
 qy_status_t qy_block_forward_part(const qy_block_t *block, const qy_block_params_t *params,
                                   const qy_block_acts_t *acts, qy_slot_t from, qy_slot_t upto,

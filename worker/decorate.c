@@ -24,6 +24,16 @@ void qy_decorate_quantizers(qy_block_params_t *params, const qy_quant_form_t *fo
     }
 }
 
+/* whole of kernels/activation.h: places with one channel at weight 1. */
+static void find_whole(int32_t *whole, const int32_t *offsets, const int32_t *items,
+                       const float *weights, size_t n)
+{
+    for (size_t j = 0; j < n; j++) {
+        int32_t k = offsets[j];
+        whole[j] = offsets[j + 1] == k + 1 && weights[k] == 1.0f ? items[k] : -1;
+    }
+}
+
 static qy_status_t send(const qy_device_t *dev, const qy_tensor_t *to, const void *from, int64_t n,
                         qy_error_t *err)
 {
@@ -53,8 +63,9 @@ static qy_status_t set_order(qy_channel_map_t *map, const qy_device_t *dev,
         int64_t n;
     } parts[] = {{&map->offsets, offsets, n + 1}, {&map->back_offsets, offsets, n + 1},
                  {&map->items, from, n},          {&map->back_items, back, n},
-                 {&map->weights, weights, n},     {&map->back_weights, weights, n}};
-    for (int i = 0; i < 6 && status == QY_OK; i++)
+                 {&map->weights, weights, n},     {&map->back_weights, weights, n},
+                 {&map->whole, from, n},          {&map->back_whole, back, n}};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts && status == QY_OK; i++)
         status = send(dev, parts[i].to, parts[i].from, parts[i].n, err);
     if (status == QY_OK)
         status = qy_device_wait(dev, err);
@@ -122,27 +133,32 @@ qy_status_t qy_decorate_map(qy_channel_map_t *map, const qy_device_t *dev, const
     map->active = !qy_channels_is_identity(offsets, items, channels);
     if (!map->active)
         return QY_OK;
-    int32_t *whole = malloc((n + 1 + words) * sizeof *whole);
+    int32_t *back_offsets = malloc((3 * n + 1 + words) * sizeof *back_offsets);
     float *weights = malloc(2 * words * sizeof *weights);
-    qy_status_t status =
-        whole && weights ? QY_OK : qy_fail(err, QY_ERR_MEMORY, "channel map: out of host memory");
+    qy_status_t status = back_offsets && weights
+                             ? QY_OK
+                             : qy_fail(err, QY_ERR_MEMORY, "channel map: out of host memory");
     if (status == QY_OK) {
-        int32_t *back_items = whole + n + 1;
+        int32_t *back_items = back_offsets + n + 1, *whole = back_items + words;
         float *back_weights = weights + words;
-        qy_channels_weights(weights, whole, back_items, back_weights, offsets, items, channels);
+        qy_channels_weights(weights, back_offsets, back_items, back_weights, offsets, items,
+                            channels);
+        find_whole(whole, offsets, items, weights, n);
+        find_whole(whole + n, back_offsets, back_items, back_weights, n);
         const struct {
             const qy_tensor_t *to;
             const void *from;
         } parts[] = {{&map->offsets, offsets},       {&map->items, items},
-                     {&map->weights, weights},       {&map->back_offsets, whole},
-                     {&map->back_items, back_items}, {&map->back_weights, back_weights}};
-        for (int i = 0; i < 6 && status == QY_OK; i++)
+                     {&map->weights, weights},       {&map->back_offsets, back_offsets},
+                     {&map->back_items, back_items}, {&map->back_weights, back_weights},
+                     {&map->whole, whole},           {&map->back_whole, whole + n}};
+        for (size_t i = 0; i < sizeof parts / sizeof *parts && status == QY_OK; i++)
             status = qy_device_upload(dev, parts[i].to->data, parts[i].from,
                                       qy_tensor_bytes(parts[i].to), err);
     }
     if (status == QY_OK)
         status = qy_device_wait(dev, err);
-    free(whole);
+    free(back_offsets);
     free(weights);
     return status;
 }

@@ -1,6 +1,6 @@
 #include "kernels/columns.h"
 
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/rows.cuh"
 
 enum { MIX_THREADS = 128, MIX_ROWS = 16, RANGE_COLS = 32, RANGE_ROWS = 16 };
 
@@ -14,12 +14,8 @@ static __global__ void __launch_bounds__(MIX_THREADS)
     if (j >= cols)
         return;
     int32_t first = offsets[j], end = offsets[j + 1];
-    for (int64_t last = min(row + MIX_ROWS, m); row < last; row++) {
-        float sum = 0.0f;
-        for (int32_t k = first; k < end; k++)
-            sum += weights[k] * to_f32(x[row * c + items[k]]);
-        y[row * cols + j] = from_f32<T>(sum);
-    }
+    for (int64_t last = min(row + MIX_ROWS, m); row < last; row++)
+        y[row * cols + j] = from_f32<T>(mix_column(x + row * c, items, weights, first, end));
 }
 
 qy_status_t qy_cuda_column_mix(const qy_device_t *dev, qy_tensor_t *y, const qy_tensor_t *x,

@@ -1,11 +1,6 @@
 #include "kernels/glu.h"
 
-#include "kernels/cuda/cuda.cuh"
-
-__device__ static inline float sigmoid(float x)
-{
-    return 1.0f / (1.0f + expf(-x));
-}
+#include "kernels/cuda/rows.cuh"
 
 template <typename T> struct silu_fwd_t {
     T *y;
@@ -17,12 +12,11 @@ template <typename T> struct silu_fwd_t {
         load<V>(u, up + i);
 #pragma unroll
         for (int j = 0; j < V; j++)
-            g[j] = g[j] * sigmoid(g[j]) * u[j];
+            g[j] = silu_mul(g[j], u[j]);
         store<V>(y + i, g);
     }
 };
 
-/* dgate = dy up σ(1 + gate(1 − σ)), dup = dy gate σ */
 template <typename T> struct silu_bwd_t {
     T *dgate, *dup;
     const T *dy, *gate, *up;
@@ -33,13 +27,10 @@ template <typename T> struct silu_bwd_t {
         load<V>(u, up + i);
         load<V>(d, dy + i);
 #pragma unroll
-        for (int j = 0; j < V; j++) {
-            float sigma = sigmoid(g[j]);
-            u[j] = d[j] * u[j] * (sigma * (1.0f + g[j] * (1.0f - sigma)));
-            g[j] = d[j] * (g[j] * sigma);
-        }
-        store<V>(dgate + i, u);
-        store<V>(dup + i, g);
+        for (int j = 0; j < V; j++)
+            silu_mul_back(g[j], u[j], d[j]);
+        store<V>(dgate + i, g);
+        store<V>(dup + i, u);
     }
 };
 
@@ -53,7 +44,7 @@ template <typename T> struct relu_fwd_t {
         load<V>(v, x + i);
 #pragma unroll
         for (int j = 0; j < V; j++)
-            v[j] = v[j] < 0.0f ? 0.0f : v[j];
+            v[j] = relu(v[j]);
         store<V>(y + i, v);
     }
 };

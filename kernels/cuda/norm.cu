@@ -1,10 +1,8 @@
 #include "kernels/norm.h"
 
-#include "kernels/cuda/cuda.cuh"
-#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/rows.cuh"
 
-/* Rows up to this many elements are a warp's, longer ones a block's. */
-enum { WARP_ROW = 1024, WARP_ROWS = 4, BLOCK_TEAM = 256, COLUMN_THREADS = 128 };
+enum { COLUMN_THREADS = 128 };
 
 /* Both norms; mean and b are NULL for RMSNorm. */
 template <typename T> struct forward_t {
@@ -20,37 +18,21 @@ template <typename T> struct forward_t {
 template <typename T, int V, int TEAM, bool CENTERED>
 static __global__ void forward_kernel(forward_t<T> a)
 {
-    int64_t row = blockIdx.x * (int64_t)(blockDim.x / TEAM) + threadIdx.x / TEAM;
+    int64_t row = blockIdx.x * (int64_t)QY_TEAMS<TEAM> + threadIdx.x / TEAM;
     int lane = threadIdx.x % TEAM;
     if (row >= a.m)
         return;
     const T *x = a.x + row * a.d;
-    float sum = 0.0f, mu = 0.0f, v[V], w[V], b[V];
-    if (CENTERED) {
-        for (int64_t i = lane * V; i < a.d; i += TEAM * V) {
-            load<V>(v, x + i);
-#pragma unroll
-            for (int j = 0; j < V; j++)
-                sum += v[j];
-        }
-        mu = team_sum<TEAM>(sum) / (float)a.d;
-        sum = 0.0f;
-    }
-    for (int64_t i = lane * V; i < a.d; i += TEAM * V) {
-        load<V>(v, x + i);
-#pragma unroll
-        for (int j = 0; j < V; j++)
-            sum += (v[j] - mu) * (v[j] - mu);
-    }
-    float r = 1.0f / sqrtf(team_sum<TEAM>(sum) / (float)a.d + a.eps);
+    float mu, r, v[V], w[V], b[V] = {};
+    norm_stats<T, V, TEAM, CENTERED>(x, a.d, lane, a.eps, mu, r);
     for (int64_t i = lane * V; i < a.d; i += TEAM * V) {
         load<V>(v, x + i);
         load<V>(w, a.w + i);
         if (CENTERED)
             load<V>(b, a.b + i);
 #pragma unroll
-        for (int j = 0; j < V; j++) /* RMSNorm rounds x rstd to the compute type first */
-            v[j] = CENTERED ? (v[j] - mu) * r * w[j] + b[j] : to_f32(from_f32<T>(v[j] * r)) * w[j];
+        for (int j = 0; j < V; j++)
+            v[j] = norm_value<T, CENTERED>(v[j], mu, r, w[j], b[j]);
         store<V>(a.y + row * a.d + i, v);
     }
     if (lane == 0) {
@@ -60,26 +42,20 @@ static __global__ void forward_kernel(forward_t<T> a)
     }
 }
 
-/* Launches kernel<T, V, TEAM, …> for rows of d elements: one team a row. */
-#define LAUNCH_ROWS(kernel, T, V, flag, m, d, ...)                                                 \
-    do {                                                                                           \
-        if ((d) <= WARP_ROW)                                                                       \
-            QY_LAUNCH(                                                                             \
-                kernel<T, V, 32, flag>                                                             \
-                <<<(unsigned)qy_blocks(m, WARP_ROWS), 32 * WARP_ROWS, 0, stream>>>(__VA_ARGS__));  \
-        else                                                                                       \
-            QY_LAUNCH(kernel<T, V, BLOCK_TEAM, flag>                                               \
-                      <<<(unsigned)(m), BLOCK_TEAM, 0, stream>>>(__VA_ARGS__));                    \
-    } while (0)
+/* Launches kernel<T, V, TEAM, CENTERED>(a): one team a row. */
+#define LAUNCH_ROWS(kernel, T, V)                                                                  \
+    QY_WITH_TEAM(a.d, TEAM,                                                                        \
+                 QY_LAUNCH(kernel<T, V, TEAM, CENTERED>                                            \
+                           <<<qy_team_blocks<TEAM>(a.m), TEAM * QY_TEAMS<TEAM>, 0, stream>>>(a)))
 
 template <typename T, bool CENTERED>
 static qy_status_t run_forward(cudaStream_t stream, const forward_t<T> &a, qy_error_t *err)
 {
     const int V = 16 / sizeof(T);
     if (a.d % V == 0 && qy_aligned(a.y, a.x, a.w, a.b))
-        LAUNCH_ROWS(forward_kernel, T, V, CENTERED, a.m, a.d, a);
+        LAUNCH_ROWS(forward_kernel, T, V);
     else
-        LAUNCH_ROWS(forward_kernel, T, 1, CENTERED, a.m, a.d, a);
+        LAUNCH_ROWS(forward_kernel, T, 1);
     return QY_OK;
 }
 
@@ -121,7 +97,7 @@ template <typename T> struct backward_t {
 template <typename T, int V, int TEAM, bool CENTERED>
 static __global__ void dx_kernel(backward_t<T> a)
 {
-    int64_t row = blockIdx.x * (int64_t)(blockDim.x / TEAM) + threadIdx.x / TEAM;
+    int64_t row = blockIdx.x * (int64_t)QY_TEAMS<TEAM> + threadIdx.x / TEAM;
     int lane = threadIdx.x % TEAM;
     if (row >= a.m)
         return;
@@ -204,9 +180,9 @@ static qy_status_t run_backward(const qy_device_t *dev, const backward_t<T> &a, 
     const int V = 16 / sizeof(T);
     cudaStream_t stream = qy_stream(dev);
     if (a.dx && a.d % V == 0 && qy_aligned(a.dx, a.dy, a.x, a.w))
-        LAUNCH_ROWS(dx_kernel, T, V, CENTERED, a.m, a.d, a);
+        LAUNCH_ROWS(dx_kernel, T, V);
     else if (a.dx)
-        LAUNCH_ROWS(dx_kernel, T, 1, CENTERED, a.m, a.d, a);
+        LAUNCH_ROWS(dx_kernel, T, 1);
     if (!a.dw)
         return QY_OK;
     int64_t n_chunks = qy_blocks(a.m, QY_NORM_ROWS), n_outputs = CENTERED ? 2 : 1;

@@ -1,6 +1,8 @@
 /* Channel maps in a block: a permutation at each site, undone by its readers' weights, changes
- * neither outputs nor gradients; nor do channels that are split while only empty ones are merged.
- */
+ * neither outputs nor gradients, nor does it with quantizers behind it; nor do channels that are
+ * split while only empty ones are merged. A whole pass, which fuses what stands at a site, gives the
+ * bytes of one that goes row by row. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -37,7 +39,7 @@ static void take(case_t *c, qy_arena_t *arena)
     const qy_arch_t *a = &c->g.model->arch;
     qy_decoration_t decoration = {0};
     for (int i = 0; i < 3; i++)
-        decoration.mapped[sites[i]] = true;
+        decoration.mapped[sites[i]] = decoration.quantized[sites[i]] = true;
     test_ok(qy_block_init(&c->block, c->g.dev, a, &decoration, c->g.length, arena, &err), err);
     test_ok(qy_block_params_take(&c->params, &c->block, arena, &err), err);
     test_ok(qy_block_acts_take(&c->acts, &c->block, c->g.batch, c->g.length, arena, &err), err);
@@ -131,7 +133,84 @@ static void permuted(const qy_device_t *dev)
     }
 }
 
+static void quantize(case_t *c, int bits)
+{
+    for (int i = 0; i < 3; i++) {
+        c->params.quantizer[sites[i]].kind = bits ? QY_ACT_PER_ROW : QY_ACT_NONE;
+        c->params.quantizer[sites[i]].bits = bits;
+    }
+}
+
+/* With quantizers: a sum in another order may move a number to the next step, so only the norm of
+ * the difference is held to something, far below that of the quantizers' own error. */
+static void permuted_and_quantized(const qy_device_t *dev)
+{
+    static const char *const names[] = {"llama-gqa", "opt"};
+    for (int i = 0; i < 2; i++) {
+        case_t c;
+        double *y, *dx, *moved_y, *moved_dx, off = 0, size = 0, off_dx = 0, size_dx = 0;
+        open_case(&c, dev, names[i]);
+        int64_t n = c.g.rows * c.g.model->arch.hidden;
+        quantize(&c, 8);
+        both_ways(&c, &y, &dx);
+        permute(&c);
+        both_ways(&c, &moved_y, &moved_dx);
+        for (int64_t k = 0; k < n; k++) {
+            off += (moved_y[k] - y[k]) * (moved_y[k] - y[k]);
+            size += y[k] * y[k];
+            off_dx += (moved_dx[k] - dx[k]) * (moved_dx[k] - dx[k]);
+            size_dx += dx[k] * dx[k];
+        }
+        double most = dev->compute == QY_F32 ? 1e-3 : 2 * test_epsilon(dev->compute);
+        assert_true(sqrt(off / size) <= most && sqrt(off_dx / size_dx) <= 4 * most);
+        test_drop(y, dx, moved_y, moved_dx);
+        qy_device_free(dev, &c.memory);
+        golden_close(&c.g);
+    }
+}
+
+static void same_slot(const case_t *c, qy_slot_t slot, const double *want)
+{
+    double *got = test_get(c->g.dev, &c->acts.slot[slot]);
+    test_equal("slot", got, want, qy_tensor_count(&c->acts.slot[slot]));
+    free(got);
+}
+
+static void row_by_row(const qy_device_t *dev)
+{
+    static const char *const names[] = {"llama-gqa", "opt"};
+    qy_error_t err = {0};
+    for (int i = 0; i < 2; i++) {
+        case_t c;
+        int64_t n;
+        open_case(&c, dev, names[i]);
+        int64_t hidden = c.g.model->arch.hidden;
+        double *x = golden_get(&c.g, "hidden.0", &n);
+        qy_tensor_t tx = test_put_2d(dev, dev->compute, c.g.rows, hidden, x);
+        qy_tensor_t ty = test_put_2d(dev, dev->compute, c.g.rows, hidden, NULL);
+        permute(&c);
+        quantize(&c, 4);
+        test_ok(qy_block_forward(&c.block, &c.params, &c.acts, &tx, &ty, &err), err);
+        double *h = test_get(dev, &c.acts.slot[QY_SLOT_H]), *y = test_get(dev, &ty);
+        quantize(&c, 0); /* leaves the first norm's output, from which the rows go on alone */
+        test_ok(qy_block_forward(&c.block, &c.params, &c.acts, &tx, &ty, &err), err);
+        quantize(&c, 4);
+        test_ok(qy_block_forward_part(&c.block, &c.params, &c.acts, QY_SLOT_N1, QY_SLOT_H, &err),
+                err);
+        same_slot(&c, QY_SLOT_H, h);
+        test_ok(qy_block_forward_part(&c.block, &c.params, &c.acts, QY_SLOT_H, QY_SLOT_Y, &err),
+                err);
+        same_slot(&c, QY_SLOT_Y, y);
+        test_release_all(dev, &tx, &ty);
+        test_drop(x, h, y);
+        qy_device_free(dev, &c.memory);
+        golden_close(&c.g);
+    }
+}
+
 TEST_ON_DEVICES(permuted)
+TEST_ON_DEVICES(permuted_and_quantized)
+TEST_ON_DEVICES(row_by_row)
 
 /* --- splits without a merge that costs anything ----------------------------------------------- */
 
@@ -238,6 +317,8 @@ TEST_ON_DEVICES(split_only)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_permuted),
+                                       cmocka_unit_test(test_permuted_and_quantized),
+                                       cmocka_unit_test(test_row_by_row),
                                        cmocka_unit_test(test_split_only)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
