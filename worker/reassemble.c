@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "kernels/columns.h"
 #include "kernels/loss.h"
@@ -162,6 +163,7 @@ static qy_status_t search_site(qy_reassemble_t *r, int64_t block, int i,
             *items = q->map_items[sites[i].site].data;
     qy_site_found_t found;
     judge_t judge = {.r = r, .site = &sites[i], .params = f->params};
+    double began = qy_now_s();
     QY_TRY(gather_weights(&judge, weights, err));
     QY_TRY(sizes_of(r, i, size, size + c, err));
     QY_TRY(set_goal(&judge, i, err));
@@ -186,9 +188,10 @@ static qy_status_t search_site(qy_reassemble_t *r, int64_t block, int i,
     qy_channels_count(offsets, items, c, &n_split, &n_merged);
     qy_log(QY_LOG_INFO,
            "block %lld, %s: %lld of %lld channels split, %lld merged into; loss %.4g, alone %.4g, "
-           "%lld tried",
+           "%lld tried, %.2f s",
            (long long)block, qy_site_name(sites[i].site), (long long)n_split, (long long)c,
-           (long long)n_merged, found.loss, found.loss_alone, (long long)found.n_tried);
+           (long long)n_merged, found.loss, found.loss_alone, (long long)found.n_tried,
+           qy_now_s() - began);
     return QY_OK;
 }
 

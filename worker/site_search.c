@@ -239,8 +239,10 @@ qy_status_t qy_site_search(qy_site_search_t *search, const qy_site_case_t *site,
     int32_t *whole = malloc((7 * places + 2 * (n + 1)) * sizeof *whole);
     float *real = malloc(3 * places * sizeof *real);
     uint8_t *free_places = malloc(places);
-    qy_status_t status = qy_fail(err, QY_ERR_MEMORY, "reassembly: out of host memory");
-    if (whole && real && free_places) {
+    qy_status_t status = QY_OK;
+    if (!whole || !real || !free_places) {
+        status = qy_fail(err, QY_ERR_MEMORY, "reassembly: out of host memory");
+    } else {
         run_t run = {.search = search,
                      .site = site,
                      .n = (int64_t)n,

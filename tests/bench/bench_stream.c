@@ -16,8 +16,7 @@
 #include "tests/bench/data.h"
 #include "worker/block_ap.h"
 
-enum { PATTERNS = 8, STREAM_WEIGHT = 1, STREAM_INPUT = 100 };
-static const float weight_size = 0.05f, input_size = 1.0f;
+enum { PATTERNS = 8 };
 
 typedef struct {
     char device[32], compute[8], scratch[QY_PATH_MAX];
@@ -44,7 +43,8 @@ static void usage(void)
 {
     fprintf(
         stderr,
-        "usage: bench_stream [preset=405b|70b|7b|135m] [device=cuda:0] [compute=bf16]\n"
+        "usage: bench_stream [preset=405b|70b|7b|135m] [hidden=N …] [device=cuda:0] "
+        "[compute=bf16]\n"
         "  [samples=128] [batch=2] [epochs=1] [memory=N] [scratch=/tmp] [buffered=0] [train=1]\n"
         "  memory: samples of each stream that are held in memory; buffered: no O_DIRECT\n");
     exit(2);
@@ -60,40 +60,16 @@ static void read_config(config_t *c, int argc, char **argv)
                     .epochs = 1,
                     .train = 1};
     bench_preset(&c->shape, "70b");
-    const struct {
-        const char *key;
-        long *number;
-        char *text;
-        size_t size;
-    } keys[] = {{"samples", &c->samples, NULL, 0},
-                {"batch", &c->batch, NULL, 0},
-                {"epochs", &c->epochs, NULL, 0},
-                {"memory", &c->memory, NULL, 0},
-                {"buffered", &c->buffered, NULL, 0},
-                {"train", &c->train, NULL, 0},
-                {"device", NULL, c->device, sizeof c->device},
-                {"compute", NULL, c->compute, sizeof c->compute},
-                {"scratch", NULL, c->scratch, sizeof c->scratch}};
-    for (int i = 1; i < argc; i++) {
-        char *value = strchr(argv[i], '=');
-        size_t k = 0, n = sizeof keys / sizeof *keys;
-        if (!value)
-            usage();
-        *value++ = '\0';
-        if (strcmp(argv[i], "preset") == 0) {
-            if (!bench_preset(&c->shape, value))
-                usage();
-            continue;
-        }
-        while (k < n && strcmp(keys[k].key, argv[i]) != 0)
-            k++;
-        if (k == n)
-            usage();
-        if (keys[k].number)
-            *keys[k].number = strtol(value, NULL, 10);
-        else
-            snprintf(keys[k].text, keys[k].size, "%s", value);
-    }
+    const bench_key_t keys[] = {{"samples", &c->samples, NULL, 0},
+                                {"batch", &c->batch, NULL, 0},
+                                {"epochs", &c->epochs, NULL, 0},
+                                {"memory", &c->memory, NULL, 0},
+                                {"buffered", &c->buffered, NULL, 0},
+                                {"train", &c->train, NULL, 0},
+                                {"device", NULL, c->device, sizeof c->device},
+                                {"compute", NULL, c->compute, sizeof c->compute},
+                                {"scratch", NULL, c->scratch, sizeof c->scratch}};
+    bench_read_keys(&c->shape, keys, sizeof keys / sizeof *keys, argc, argv, usage);
     if (c->samples < c->batch || c->batch < 1 || c->epochs < 1 || c->memory < 0)
         usage();
 }
@@ -146,44 +122,13 @@ static qy_stream_t *open_stream(bench_t *b)
     return s;
 }
 
-static void make_weights(bench_t *b, qy_block_weights_t *w)
-{
-    const qy_arch_t *a = &b->model.arch;
-    *w = (qy_block_weights_t){0};
-    for (int i = 0; i < QY_N_LINEARS + QY_N_NORMS; i++) {
-        const int linear = i < QY_N_LINEARS, k = linear ? i : i - QY_N_LINEARS;
-        if (linear ? !a->linear[k].present : !a->norm[k].present)
-            continue;
-        int64_t n = linear ? a->linear[k].out * a->linear[k].in : a->norm[k].size;
-        float *values = malloc((size_t)n * sizeof *values);
-        if (!values)
-            exit(1);
-        if (linear) {
-            bench_uniform(values, n, (uint64_t)(STREAM_WEIGHT + k), weight_size);
-            w->linear[k] = qy_tensor_2d(values, QY_F32, a->linear[k].out, a->linear[k].in);
-        } else {
-            for (int64_t j = 0; j < n; j++)
-                values[j] = 1.0f;
-            w->norm[k] = qy_tensor_1d(values, QY_F32, n);
-        }
-    }
-}
-
-static void drop_weights(qy_block_weights_t *w)
-{
-    for (int i = 0; i < QY_N_LINEARS; i++)
-        free(w->linear[i].data);
-    for (int i = 0; i < QY_N_NORMS; i++)
-        free(w->norm[i].data);
-}
-
 /* Both streams, in front of block 0; returns seconds of writing. */
 static double fill(bench_t *b)
 {
     const qy_forward_t *f = &b->forward;
     double seconds = 0;
     for (long p = 0; p < PATTERNS; p++) {
-        bench_put(b->dev, &f->x, (uint64_t)(STREAM_INPUT + p), input_size);
+        bench_put(b->dev, &f->x, (uint64_t)(BENCH_STREAM_INPUT + p), BENCH_INPUT_SIZE);
         double began = qy_now_s();
         for (long at = p * b->c.batch; at + b->c.batch <= b->c.samples;
              at += PATTERNS * b->c.batch) {
@@ -307,14 +252,14 @@ int main(int argc, char **argv)
     double written = fill(&b), read = read_all(&b);
     printf("alone    writing %.2f GB/s, reading %.2f GB/s\n", all / written, all / read);
     print_plan(&b);
-    make_weights(&b, &weights);
+    bench_weights_make(&weights, &b.model.arch, 1.0f);
     bench_need(qy_block_params_load(&b.forward.params, &b.forward.block, &weights,
                                     &b.forward.staging, 1, &err),
                err);
     time_advance(&b);
     if (c->train)
         time_training(&b, &weights);
-    drop_weights(&weights);
+    bench_weights_drop(&weights);
     qy_stream_destroy(&b.input);
     qy_stream_destroy(&b.target);
     qy_device_free(b.dev, &b.memory);

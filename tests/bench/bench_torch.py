@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""The same work as bench_block in PyTorch: plain modules with AdamW as published, and torch.compile with fused AdamW.
+"""The same work as bench_block, and as bench_qllm's round, in PyTorch: plain modules with AdamW as published, and
+torch.compile with fused AdamW.
 
-usage: bench_torch.py [what=block-ap|advance|e2e] [preset=70b|7b|135m] [compute=bf16] [batch=2] [length=N] [bits=2] [group=64]
-       [mode=plain|compiled] [samples=20] [per=16] [expect=FILE] [hidden=N intermediate=N heads=N kv_heads=N head_dim=N]
-expect: what bench_block printed for the same keys; its losses and gradient norms must agree (exit 1 where they do not).
+usage: bench_torch.py [what=block-ap|advance|e2e|round] [preset=70b|7b|135m] [compute=bf16] [batch=2] [length=N] [bits=2] [group=64]
+       [mode=plain|compiled] [form=merged|factored] [samples=20] [per=16] [expect=FILE] [hidden=N intermediate=N heads=N kv_heads=N head_dim=N]
+expect: what bench_block or bench_qllm printed for the same keys; its losses and gradient norms must agree (exit 1 where
+they do not). form, of a round: corrections added to the weights, as published, or applied beside them.
 Numbers come from the formula of data.h, so both programs work on the same weights and inputs."""
 import statistics, sys, time
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -12,8 +14,11 @@ PRESETS = {"70b": (8192, 28672, 64, 8, 2048), "7b": (4096, 11008, 32, 32, 2048),
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 BATCHES, STREAM_WEIGHT, STREAM_INPUT, WEIGHT_SIZE, LR = 4, 1, 100, 0.05, 1e-4
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 0.02, 0.03  # relative; bf16 has 8 bits, and both sides round at other places
+ROUND_TOLERANCE = 0.1  # of gradients under quantized activations: a rounding elsewhere moves some to the next step
 
-c = dict(what="block-ap", preset="7b", compute="bf16", batch="2", bits="2", group="64", mode="plain", samples="20", per="16", expect="", recompute="0", dw="", device="")
+c = dict(what="block-ap", preset="7b", compute="bf16", batch="2", bits="2", group="64", mode="plain", samples="20", per="16", expect="", form="merged", recompute="0", dw="", device="")
+if "what=round" in sys.argv:
+    c.update(bits="4", group="-1", batch="1", maps="1")
 keys = dict(a.split("=", 1) for a in sys.argv[1:])
 c.update(keys)
 for name, value in zip(("hidden", "intermediate", "heads", "kv_heads", "length"), PRESETS[c["preset"]]):
@@ -89,66 +94,175 @@ class Plain(nn.Module):
         return F.linear(x, self.w)
 
 
+RANK, SCALING, ROUND_LR, STREAM_FACTOR, OUTLIER = 4, 0.25, 5e-4, 50, 8.0
+
+
+def place_plan(n):
+    """Of each 64 channels the first two become one, the sixth is split (as in bench_qllm): of each place its first
+    channel and weight, then of places with a second one the place and the channel."""
+    first, weight, second = torch.arange(n, device=dev), torch.ones(n, device=dev), [0, 0]
+    whole = n // 64 * 64 if c["maps"] == "1" else 0
+    at = torch.arange(0, whole, 64, device=dev)
+    for place in range(1, 5):
+        first[at + place] += 1
+    for place in (0, 4, 5):
+        weight[at + place] = 0.5
+    return first, weight, at, at + 1
+
+
+class Shape(nn.Module):
+    """A site: channels mapped, then rows quantized, with the gradient through the step."""
+    def __init__(self, n):
+        super().__init__()
+        self.names = ("first", "weight", "places", "second")
+        for name, value in zip(self.names, place_plan(n)):
+            self.register_buffer(name, value)
+
+    def forward(self, x):
+        if c["maps"] == "1":
+            y = x.index_select(-1, self.first) * self.weight
+            x = y.index_add(-1, self.places, x.index_select(-1, self.second) * 0.5, alpha=1.0).to(dtype)
+        return quantize_rows(x)
+
+
+def quantize_rows(x):
+    f = x.float()
+    lo, hi = f.amin(-1, keepdim=True), f.amax(-1, keepdim=True)
+    s = (hi - lo) / Q
+    z = (-lo / s).clamp(-1e4, 1e4).round().detach()
+    s = s.clamp(1e-5, 1e4)
+    ratio = f / s
+    return (((ste(ratio, ratio.round()) + z).clamp(0, Q) - z) * s).to(dtype)
+
+
+class LowRankLinear(nn.Module):
+    """Frozen rounded weights, behind their site's map where they have one, and a trained correction of rank 4."""
+    def __init__(self, w, stream, mapped):
+        super().__init__()
+        if mapped and c["maps"] == "1":
+            first, _, places, second = place_plan(w.shape[1])
+            w = w[:, first].index_add(1, places, w[:, second])
+        lo, hi = w.amin(1, keepdim=True).clamp(max=0), w.amax(1, keepdim=True).clamp(min=0)
+        s = ((hi - lo) / Q).clamp(min=1e-4)
+        z = (-lo / s).round().clamp(0, Q)
+        self.register_buffer("w_hat", ((((w / s).round() + z).clamp(0, Q) - z) * s).to(dtype))
+        self.a = nn.Parameter(uniform((RANK, w.shape[1]), stream, w.shape[1] ** -0.5).to(torch.float32))
+        self.b = nn.Parameter(torch.zeros(w.shape[0], RANK, device=dev))
+
+    def forward(self, x):
+        if c["form"] == "factored":
+            return F.linear(x, self.w_hat) + SCALING * F.linear(F.linear(x, self.a.to(dtype)), self.b.to(dtype))
+        return F.linear(x, self.w_hat + SCALING * (self.b.to(dtype) @ self.a.to(dtype)))
+
+
 class Block(nn.Module):
     def __init__(self, kind):
         super().__init__()
-        self.linears = nn.ModuleDict({n: kind(uniform(SHAPES[n], STREAM_WEIGHT + i, WEIGHT_SIZE)) for i, n in enumerate(LINEARS)})
+        self.quantized = kind is LowRankLinear
+        more = lambda i, n: (STREAM_FACTOR + i, n != "o") if self.quantized else ()
+        self.linears = nn.ModuleDict({n: kind(uniform(SHAPES[n], STREAM_WEIGHT + i, WEIGHT_SIZE), *more(i, n)) for i, n in enumerate(LINEARS)})
+        if c["what"] == "round":
+            norm = lambda: nn.Parameter(torch.where(torch.arange(H, device=dev) % 128 == 5, OUTLIER, 1.0), requires_grad=self.quantized)
+            self.norm1, self.norm2 = norm(), norm()
+        if self.quantized:
+            self.sites = nn.ModuleList([Shape(H), Shape(H), Shape(I)])
         angle = torch.arange(T, device=dev, dtype=torch.float64)[:, None] / 10000.0 ** (torch.arange(0, D, 2, device=dev, dtype=torch.float64) / D)
         self.register_buffer("cos", angle.cos().float())
         self.register_buffer("sin", angle.sin().float())
 
-    def norm(self, x):
+    def norm(self, x, k):
         f = x.float()
-        return (f * torch.rsqrt(f.pow(2).mean(-1, keepdim=True) + 1e-5)).to(dtype)
+        h = (f * torch.rsqrt(f.pow(2).mean(-1, keepdim=True) + 1e-5)).to(dtype)
+        return (h * (self.norm1, self.norm2)[k]).to(dtype) if c["what"] == "round" else h
+
+    def site(self, x, k):
+        return self.sites[k](x) if self.quantized else x
+
+    def rows(self, x):
+        return quantize_rows(x) if self.quantized else x
 
     def rotate(self, x):
         a, b = x.float().chunk(2, -1)
         return torch.cat((a * self.cos - b * self.sin, b * self.cos + a * self.sin), -1).to(dtype)
 
     def forward(self, x):
-        l, n = self.linears, self.norm(x)
+        l, n = self.linears, self.site(self.norm(x, 0), 0)
         q, k, v = (l[name](n).view(-1, T, heads, D).transpose(1, 2) for name, heads in (("q", NH), ("k", NKV), ("v", NKV)))
-        a = F.scaled_dot_product_attention(self.rotate(q), self.rotate(k), v, is_causal=True, enable_gqa=NH != NKV)
-        h = x + l["o"](a.transpose(1, 2).reshape(-1, T, NH * D))
-        n = self.norm(h)
-        return h + l["down"](F.silu(l["gate"](n)) * l["up"](n))
+        q, k, v = self.rows(self.rotate(q)), self.rows(self.rotate(k)), self.rows(v)
+        a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=NH != NKV)
+        h = x + l["o"](self.rows(a.transpose(1, 2).reshape(-1, T, NH * D)))
+        n = self.site(self.norm(h, 1), 1)
+        return h + l["down"](self.site(F.silu(l["gate"](n)) * l["up"](n), 2))
 
 
 def batches():
     plain = Block(Plain).to(dev)
-    for i in range(BATCHES):
-        x = uniform((B, T, H), STREAM_INPUT + i, 1.0).to(dtype)
+    for i in range(ROUND_SAMPLES if c["what"] == "round" else BATCHES):
+        x = uniform((B if c["what"] != "round" else 1, T, H), STREAM_INPUT + i, 1.0).to(dtype)
         with torch.no_grad():
             y = plain(x)
         pin = lambda t: t.cpu().pin_memory() if dev == "cuda" else t
         yield pin(x), pin(y)
 
 
+ROUND_SAMPLES, CHECKED_STEPS, TIMED_STEPS = 8, 8, 32  # as in bench_qllm
+expected = {line.split()[0]: line.split()[1:] for line in open(c["expect"]) if line.strip()} if c["expect"] else {}
 data = list(batches())
-block = Block({"block-ap": QuantLinear, "advance": Plain, "e2e": FrozenLinear}[c["what"]]).to(dev)
+block = Block({"block-ap": QuantLinear, "advance": Plain, "e2e": FrozenLinear, "round": LowRankLinear}[c["what"]]).to(dev)
 compiled = c["mode"] == "compiled"
 model = torch.compile(block) if compiled else block
-optimizer = torch.optim.AdamW(block.parameters(), lr=LR, weight_decay=0.0, fused=compiled) if c["what"] == "block-ap" else None
+trained = {"block-ap": LR, "round": ROUND_LR}.get(c["what"])
+optimizer = torch.optim.AdamW(block.parameters(), lr=trained, weight_decay=0.0, fused=compiled) if trained else None
 losses, gradients = [], []
+order = [int(i) for i in expected.get("order", range(ROUND_SAMPLES))]
+
+
+def inputs(i):
+    if c["what"] != "round":
+        return (t.to(dev, non_blocking=True) for t in data[i % BATCHES])
+    pair = [data[order[(i * B + k) % len(order)]] for k in range(B)]
+    return (torch.cat([p[side].to(dev, non_blocking=True) for p in pair]) for side in (0, 1))
+
+
+def begin_step(i):
+    """A round of its own for the checked steps, then rounds of TIMED_STEPS each: the rate falls to 0 within each."""
+    if c["what"] != "round":
+        return
+    at, of = (i, CHECKED_STEPS) if i < CHECKED_STEPS else ((i - CHECKED_STEPS) % TIMED_STEPS, TIMED_STEPS)
+    for group in optimizer.param_groups:
+        group["lr"] = ROUND_LR * (1 - at / of)
+
+
+def keep_gradients(i):
+    if c["what"] == "block-ap" and i == 0:  # of w, so times what a unit is; only weights inside their range have one
+        gradients.extend((l.w.grad / l.s0).norm().item() for l in block.linears.values())
+    if c["what"] == "round" and i == CHECKED_STEPS - 1:
+        gradients.extend(p.grad.norm().item() for l in block.linears.values() for p in (l.a, l.b))
+        gradients.extend(p.grad.norm().item() for p in (block.norm1, block.norm2))
 
 
 def step(i):
-    x, goal = (t.to(dev, non_blocking=True) for t in data[i % BATCHES])
+    x, goal = inputs(i)
     if c["what"] == "advance":
         with torch.no_grad():
             return model(x).cpu()
+    begin_step(i)
     loss = F.mse_loss(model(x).float(), goal.float())
     block.zero_grad(set_to_none=True)
     loss.backward()
     losses.append(loss.detach())
     if optimizer:
-        if i == 0:  # of w, so times what a unit is; only weights inside their range have one
-            gradients.extend((l.w.grad / l.s0).norm().item() for l in block.linears.values())
+        keep_gradients(i)
         optimizer.step()
 
 
 wait = torch.cuda.synchronize if dev == "cuda" else lambda: None
 times, at = [], 0
+if c["what"] == "round":
+    PER = TIMED_STEPS
+    while at < CHECKED_STEPS:
+        step(at)
+        at += 1
 for sample in range(-1, SAMPLES):
     wait()
     began = time.perf_counter()
@@ -160,6 +274,8 @@ for sample in range(-1, SAMPLES):
         times.append((time.perf_counter() - began) / PER * 1e3)
 
 losses = [l.item() for l in losses[:8]]
+if c["what"] == "round":
+    losses = [losses[0], losses[CHECKED_STEPS - 1]]
 if losses:
     print("losses", *(f"{l:.6e}" for l in losses))
 if gradients:
@@ -169,15 +285,11 @@ print(f"{c['what']} PyTorch {torch.__version__} {c['mode']}: median {statistics.
 
 if c["expect"]:
     wrong = 0
-    for line in open(c["expect"]):
-        kind, *values = line.split()
-        known = {"losses": (losses, LOSS_TOLERANCE), "gradients": (gradients, GRADIENT_TOLERANCE)}
-        if kind not in known:
-            continue
-        ours, tolerance = known[kind]
-        for theirs, mine in zip(map(float, values), ours):
+    of_gradients = ROUND_TOLERANCE if c["what"] == "round" else GRADIENT_TOLERANCE
+    for kind, ours, tolerance in (("losses", losses, LOSS_TOLERANCE), ("gradients", gradients, of_gradients)):
+        for theirs, mine in zip(map(float, expected.get(kind, [])), ours):
             if not abs(theirs - mine) <= tolerance * abs(mine):
                 wrong += 1
-                print(f"{kind}: bench_block {theirs:.6e}, PyTorch {mine:.6e}: more than {tolerance:.0%} apart")
-    print("agrees with bench_block" if not wrong else f"{wrong} numbers differ")
+                print(f"{kind}: the program {theirs:.6e}, PyTorch {mine:.6e}: more than {tolerance:.0%} apart")
+    print("agrees with the program" if not wrong else f"{wrong} numbers differ")
     sys.exit(wrong > 0)

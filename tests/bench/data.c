@@ -23,6 +23,44 @@ int bench_preset(bench_shape_t *out, const char *name)
     return 0;
 }
 
+static int read_shape(bench_shape_t *s, const char *key, const char *value)
+{
+    const struct {
+        const char *key;
+        int64_t *number;
+    } sizes[] = {{"hidden", &s->hidden},     {"intermediate", &s->intermediate},
+                 {"heads", &s->heads},       {"kv_heads", &s->kv_heads},
+                 {"head_dim", &s->head_dim}, {"length", &s->length}};
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
+        if (strcmp(sizes[k].key, key) == 0) {
+            *sizes[k].number = strtol(value, NULL, 10);
+            return 1;
+        }
+    return strcmp(key, "preset") == 0 && bench_preset(s, value);
+}
+
+void bench_read_keys(bench_shape_t *shape, const bench_key_t *keys, size_t n, int argc, char **argv,
+                     void (*usage)(void))
+{
+    for (int i = 1; i < argc; i++) {
+        char *value = strchr(argv[i], '=');
+        size_t k = 0;
+        if (!value)
+            usage();
+        *value++ = '\0';
+        if (read_shape(shape, argv[i], value))
+            continue;
+        while (k < n && strcmp(keys[k].key, argv[i]) != 0)
+            k++;
+        if (k == n)
+            usage();
+        if (keys[k].number)
+            *keys[k].number = strtol(value, NULL, 10);
+        else
+            snprintf(keys[k].text, keys[k].size, "%s", value);
+    }
+}
+
 qy_arch_t bench_arch(const bench_shape_t *c)
 {
     qy_arch_t a = {.family = QY_FAMILY_LLAMA,
@@ -69,6 +107,36 @@ void bench_uniform(float *x, int64_t n, uint64_t stream, float size)
         uint64_t u = splitmix64((stream << 40) + (uint64_t)i) >> 40;
         x[i] = size * ((float)u / 8388608.0f - 1.0f);
     }
+}
+
+void bench_weights_make(qy_block_weights_t *w, const qy_arch_t *a, float outlier)
+{
+    *w = (qy_block_weights_t){0};
+    for (int i = 0; i < QY_N_LINEARS + QY_N_NORMS; i++) {
+        const int linear = i < QY_N_LINEARS, k = linear ? i : i - QY_N_LINEARS;
+        if (linear ? !a->linear[k].present : !a->norm[k].present)
+            continue;
+        int64_t n = linear ? a->linear[k].out * a->linear[k].in : a->norm[k].size;
+        float *values = malloc((size_t)n * sizeof *values);
+        if (!values)
+            exit(1);
+        if (linear) {
+            bench_uniform(values, n, (uint64_t)(BENCH_STREAM_WEIGHT + k), BENCH_WEIGHT_SIZE);
+            w->linear[k] = qy_tensor_2d(values, QY_F32, a->linear[k].out, a->linear[k].in);
+        } else {
+            for (int64_t j = 0; j < n; j++)
+                values[j] = j % 128 == 5 ? outlier : 1.0f;
+            w->norm[k] = qy_tensor_1d(values, QY_F32, n);
+        }
+    }
+}
+
+void bench_weights_drop(qy_block_weights_t *w)
+{
+    for (int i = 0; i < QY_N_LINEARS; i++)
+        free(w->linear[i].data);
+    for (int i = 0; i < QY_N_NORMS; i++)
+        free(w->norm[i].data);
 }
 
 void bench_check(qy_status_t status, const qy_error_t *err)

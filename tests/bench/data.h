@@ -7,6 +7,12 @@
 
 #include "kernels/device.h"
 #include "model/arch.h"
+#include "model/weights.h"
+
+/* Streams of numbers below: the weights of linear i, the inputs of batch i. */
+enum { BENCH_STREAM_WEIGHT = 1, BENCH_STREAM_INPUT = 100 };
+#define BENCH_WEIGHT_SIZE 0.05f
+#define BENCH_INPUT_SIZE  1.0f
 
 typedef struct {
     int64_t hidden, intermediate, heads, kv_heads, head_dim, length;
@@ -15,13 +21,32 @@ typedef struct {
 /* Shapes of published models by name; 0 where there is none of that name. */
 int bench_preset(bench_shape_t *out, const char *name);
 
+/* A word key=value of a benchmark's command line: a number, or text of size bytes. */
+typedef struct {
+    const char *key;
+    long *number;
+    char *text;
+    size_t size;
+} bench_key_t;
+
+/* The words into what the keys point to; preset=NAME and the shape's own sizes go into shape. Calls
+ * usage, which does not return, at any other word. */
+void bench_read_keys(bench_shape_t *shape, const bench_key_t *keys, size_t n, int argc, char **argv,
+                     void (*usage)(void));
+
 /* One block of a llama of this shape. */
 qy_arch_t bench_arch(const bench_shape_t *shape);
 
 /* x[i] = size (u / 2^23 − 1), u the top 24 bits of splitmix64 at (stream << 40) + i. */
 void bench_uniform(float *x, int64_t n, uint64_t stream, float size);
 
-/* The same, rounded to the tensor's float type, in device memory; the tensor's data is there. */
+/* A block's weights on the host, the numbers of stream BENCH_STREAM_WEIGHT + linear; norms are 1,
+ * but for channels 5, 133, … of 128 each, which are `outlier`. */
+void bench_weights_make(qy_block_weights_t *w, const qy_arch_t *arch, float outlier);
+void bench_weights_drop(qy_block_weights_t *w);
+
+/* The same numbers, rounded to the tensor's float type, in device memory; the tensor's data is
+ * there. */
 void bench_put(const qy_device_t *dev, const qy_tensor_t *t, uint64_t stream, float size);
 
 /* A tensor with memory of its own and those numbers; size 0 fills it with 0. */
