@@ -99,6 +99,8 @@ static void print_phases(const qy_plan_t *plan, FILE *file)
     fprintf(file, "capture    %" PRId64 " tasks\n", plan->n_ranges + plan->n_e2e_ranges);
     fprintf(file, "quantize   %" PRId64 " task%s\n", plan->n_segments,
             plan->n_segments == 1 ? "" : "s");
+    if (qy_plan_norm_ranges(plan) > 0)
+        fprintf(file, "final_norm %" PRId64 " tasks\n", qy_plan_norm_ranges(plan));
     if (spec->e2e_qp.present)
         fprintf(file,
                 "e2e_qp     %s, %" PRId64 " steps (%" PRId64 " of warmup) of %" PRId64
@@ -170,7 +172,7 @@ static void print_time(const qy_plan_t *plan, FILE *file)
     for (int i = 0; i < QY_N_TIME_PHASES; i++) {
         if (plan->time.phase_s[i] <= 0)
             continue;
-        fprintf(file, "           %-9s ", qy_time_phase_name((qy_time_phase_t)i));
+        fprintf(file, "           %-10s ", qy_time_phase_name((qy_time_phase_t)i));
         print_seconds(plan->time.phase_s[i], file);
         fputc('\n', file);
     }
