@@ -141,21 +141,6 @@ static double step_s(const timing_t *t)
            t->weights / t->speed->update;
 }
 
-/* GPTQ of a block: second moments of every layer's inputs, their factors, and each column's error
- * spread over the rest of its row. */
-static double gptq_s(const timing_t *t)
-{
-    const qy_plan_t *plan = t->plan;
-    double tokens = (double)(plan->n_samples * plan->spec.calibration.sequence_length), flops = 0;
-    for (int i = 0; i < QY_N_LINEARS; i++) {
-        const qy_linear_desc_t *d = &plan->arch.linear[i];
-        double in = (double)d->in;
-        if (d->present)
-            flops += in * in * (2 * tokens + in + (double)d->out);
-    }
-    return flops / t->speed->forward;
-}
-
 /* QLLM's share of a round for one block: forward and the inputs' gradients; the corrected weights
  * are made anew in each step. */
 static double qllm_s(const timing_t *t)
@@ -180,7 +165,7 @@ static double block_s(const timing_t *t, int last)
     sum += forward_s(t, (double)plan->n_samples, length); /* the target stream */
     sum += 2 * forward_s(t, (double)spec->calibration.validation_samples, length);
     if (spec->quantize.method == QY_METHOD_GPTQ || spec->quantize.method == QY_METHOD_RPTQ)
-        sum += gptq_s(t);
+        sum += qy_plan_rounding_s(t->plan, t->speed);
     else if (spec->quantize.method == QY_METHOD_QLLM)
         sum += qllm_s(t);
     else
@@ -285,7 +270,7 @@ static void stream_rates(const timing_t *t, qy_plan_time_t *out)
         (double)(method == QY_METHOD_QLLM ? plan->spec.qllm.epochs : plan->spec.block_ap.epochs);
     double on_disk = all - cache;
     bool rounded = method == QY_METHOD_GPTQ || method == QY_METHOD_RPTQ;
-    double train = rounded                    ? gptq_s(t)
+    double train = rounded                    ? qy_plan_rounding_s(t->plan, t->speed)
                    : method == QY_METHOD_QLLM ? qllm_s(t)
                                               : (double)plan->block_ap.steps * step_s(t);
     out->stream_bytes_per_s = (epochs + 2) * on_disk / block;

@@ -34,4 +34,7 @@ double qy_block_flops(const qy_arch_t *arch, double n, double length);
 /* The same of logits: final norm and loss are left out. */
 double qy_head_flops(const qy_arch_t *arch, double n);
 
+/* Seconds that GPTQ or RPTQ adds to what every method does with a block. */
+double qy_plan_rounding_s(const qy_plan_t *plan, const qy_speed_t *speed);
+
 #endif

@@ -137,23 +137,45 @@ def rptq(model, scheme, *keys):
     return [f"model={model}", "calibration.samples=126", "quantize={method: rptq, segments: 1}", f"rptq={{{', '.join([f'scheme: {scheme}', *keys])}}}"]
 
 
-OPT = "tiny-opt-kjv"
-for bits, rounded in ((2, 26.70), (3, 22.41), (4, 21.33)):
-    JOBS.append((f"gptq-w{bits}", ["quantize.method=gptq", f"quantize.weights.bits={bits}"], [("stitched", f"GPTQ w{bits}", at_most(rounded))]))
-# what the official code gives on the same model and windows, to 0.1 between its seeds
-OFFICIAL = {"W4A16": 22.592, "W4A8": 22.666, "W4A4": 23.616, "W4A4KV": 22.979, "W4A3KV": 24.188, "W3A3KV": 24.830}
+OPT, LLAMA = "tiny-opt-kjv", "tiny-llama-kjv"
+for bits, group, rounded in ((2, 64, 26.70), (3, 64, 22.41), (4, 128, 21.33)):
+    JOBS.append((f"gptq-w{bits}", ["quantize.method=gptq", f"quantize.weights.bits={bits}", f"quantize.weights.group_size={group}"],
+                 [("stitched", f"GPTQ w{bits}, groups of {group}", at_most(rounded))]))
+# What the official code gives on the same model and windows, to 0.1 between its seeds: compat equals it, the default does not exceed it.
+OFFICIAL = {"W4A4": 23.616, "W3A3KV": 24.830, "W4A3KV": 24.188, "W4A4KV": 22.979, "W4A8": 22.666, "W4A16": 22.592}
 CLUSTERS = {1: 24.377, 4: 23.694, 8: 23.541}
+# Llama: no official figure. Planted outliers may cost OPT 0.4 and the Llama 0.2.
+LLAMA_MOST = {"W4A16": 21.2, "W4A8": 21.3, "W4A4": 22.6, "W4A4KV": 21.6, "W4A3KV": 22.1, "W3A3KV": 22.3}
+
+
+def originals(scheme, what, value):
+    """A row of the full-precision model, once."""
+    return [("original", f"{what}: original, fp16", about(value, 0.005))] if scheme == "W4A16" else []
+
+
+def clusters(name, what, model, n, test, *keys):
+    """So many at every site; inside each head too"""
+    JOBS.append((name, rptq(model, "W4A4", f"clusters: {n}", f"head_clusters: {n}", *keys), [("stitched", f"{what}: W4A4, clusters all {n}", test)]))
+
 
 for scheme, official in OFFICIAL.items():
-    original = [("original", "tiny OPT: original, fp16", about(22.611, 0.005))] if scheme == "W4A16" else []
-    JOBS.append((f"rptq-{scheme}-compat", rptq(OPT, scheme, "compat: true"), original + [("stitched", f"tiny OPT: RPTQ {scheme}, steps as published", about(official, 0.15))]))
-    JOBS.append((f"rptq-{scheme}", rptq(OPT, scheme), [("stitched", f"tiny OPT: RPTQ {scheme}", at_most(official + 0.25))]))
+    JOBS.append((f"rptq-{scheme}", rptq(OPT, scheme), originals(scheme, "tiny OPT", 22.611) + [("stitched", f"tiny OPT: {scheme}", at_most(official))]))
+    JOBS.append((f"rptq-{scheme}-compat", rptq(OPT, scheme, "compat: true"), [("stitched", f"tiny OPT: {scheme}, as published", about(official, 0.15))]))
 for n, official in CLUSTERS.items():
-    JOBS.append((f"rptq-{n}-compat", rptq(OPT, "W4A4", "compat: true", f"clusters: {n}", f"head_clusters: {n}"),
-                 [("stitched", f"tiny OPT: RPTQ W4A4, {n} cluster{'s' if n > 1 else ''} everywhere, steps as published", about(official, 0.15))]))
-for n in (1, 32):
-    JOBS.append((f"rptq-planted-{n}", rptq("planted-" + OPT, "W4A4", f"clusters: {n}", f"head_clusters: {min(n, 4)}"),
-                 [("stitched", f"tiny OPT with planted outliers: RPTQ W4A4, {n} cluster{'s' if n > 1 else ''}", at_most(24.1) if n > 1 else at_least(30))]))
+    clusters(f"rptq-{n}-compat", "tiny OPT, as published", OPT, n, about(official, 0.15), "compat: true")
+for n in (1, 4, 8, 32):
+    clusters(f"rptq-{n}", "tiny OPT", OPT, n, at_most({1: 24.377, 4: 23.694}.get(n, 23.541)))
+    clusters(f"rptq-llama-{n}", "tiny Llama", LLAMA, n, at_most({1: 24.8, 4: 23.5, 8: 23.0}.get(n, 22.6)))
+    # One step for all channels does not bear outliers.
+    clusters(f"rptq-planted-{n}", "tiny OPT, planted", "planted-" + OPT, n, at_least(100) if n == 1 else at_most(24.1 if n == 32 else 100))
+    clusters(f"rptq-planted-llama-{n}", "tiny Llama, planted", "planted-" + LLAMA, n, at_least(100) if n == 1 else at_most(22.8 if n == 32 else 100))
+for scheme, most in LLAMA_MOST.items():
+    JOBS.append((f"rptq-llama-{scheme}", rptq(LLAMA, scheme), originals(scheme, "tiny Llama", 21.068) + [("stitched", f"tiny Llama: {scheme}", at_most(most))]))
+    JOBS.append((f"rptq-planted-{scheme}", rptq("planted-" + OPT, scheme), [("stitched", f"tiny OPT, planted: {scheme}", at_most(OFFICIAL[scheme] + 0.4))]))
+    JOBS.append((f"rptq-planted-llama-{scheme}", rptq("planted-" + LLAMA, scheme), [("stitched", f"tiny Llama, planted: {scheme}", at_most(most + 0.2))]))
+JOBS.append(("rptq-rtn-w4a4", activations("rtn", 4, 4, "rtn.init=min-max", f"model={OPT}"), [("stitched", "tiny OPT: RTN w4a4, a step a token", at_most(25.647))]))
+for scheme, most in (("W3A3KV", 24.2), ("W4A4", 23.3)):
+    JOBS.append((f"rptq-{scheme}-e2e", rptq(OPT, scheme) + ["e2e_qp={loss: distill, epochs: 2, batch_size: 9, lr: 1.0e-3}"], [("final", f"tiny OPT: {scheme}, + E2E-QP of its steps", at_most(most))]))
 
 
 def model_of(runs, name):
@@ -209,6 +231,9 @@ Written by `make accuracy` ({version}, CPU device): each row is a job on the sma
 `tests/data/text/kjv/train.txt` (seed 2); perplexity on `tests/data/text/kjv/test.txt` in windows of 256. "published" is
 `init: min-max, lr_unit: absolute, shuffle: false` with the paper's rates; "defaults" is everything left out. "a4" is 4-bit
 activations, keys and values beside whole rows of weights, calibrated on 128 windows, with what the official QLLM code gives as goals.
+RPTQ is calibrated on 126 windows, as the official code; its goals are what that gives (`compat` equals it, the default does not exceed
+it). "tiny OPT" is `tests/data/models/tiny-opt-kjv`, "planted" a model with outlier channels that computes what it did
+(`tests/accuracy/outliers.py`).
 QLLM's rows are means of the seeds {', '.join(map(str, SEEDS))}, with the largest distance of two.
 
 | job | row | perplexity | of seeds | must be | holds |

@@ -1,4 +1,5 @@
 #include "jobs/plan_time.h"
+#include "model/qmodel.h"
 #include "tests/jobs/job_files.h"
 
 #include <math.h>
@@ -66,6 +67,54 @@ static void test_steps(void **state)
     assert_near(phase_s("quantize.segments=3", 2, &speed, QY_TIME_QUANTIZE), 32);
     assert_near(phase_s("quantize.segments=4", 4, &speed, QY_TIME_QUANTIZE), 16);
     assert_near(phase_s("quantize.segments=1", 1, &speed, QY_TIME_E2E_QP), 0);
+}
+
+static double rounding_s(const char *set, const qy_speed_t *speed)
+{
+    qy_plan_t *plan = make_plan(TINY_JOB, set, 1);
+    double s = qy_plan_rounding_s(plan, speed);
+    qy_plan_destroy(&plan);
+    return s;
+}
+
+/* GPTQ and RPTQ: walks over 8 samples, moments and factors of four inputs, spreading of errors. */
+static void test_rounding(void **state)
+{
+    (void)state;
+    qy_speed_t speed = endless(), gpu;
+    qy_plan_t *plan = make_plan(job, NULL, 1);
+    const qy_arch_t *a = &plan->arch;
+    const double h = (double)a->hidden, m = (double)a->intermediate;
+    const double inputs[] = {h, (double)(a->n_heads * a->head_dim), h, m};
+    double walk = qy_block_flops(a, 8 * 32, 32), moments = 0, single = 0, channels = 0;
+    for (int i = 0; i < 4; i++) {
+        moments += 2 * 8 * 32 * inputs[i] * inputs[i];
+        single += inputs[i] * inputs[i] * inputs[i] * 2 / 3;
+    }
+    for (int i = 0; i < QY_N_LINEARS; i++)
+        if (a->linear[i].present)
+            single += (double)a->linear[i].out * (double)a->linear[i].in * (double)a->linear[i].in;
+    for (int i = 0; i < QY_N_SITES; i++)
+        channels += (double)qy_site_channels(a, (qy_site_t)i);
+    double weights = (double)qy_arch_block_weights(a);
+    qy_plan_destroy(&plan);
+    speed.forward = 1e9;
+    gpu = speed;
+    snprintf(gpu.kind, sizeof gpu.kind, "cuda");
+    assert_near(rounding_s("quantize.method=gptq", &speed), (6 * walk + moments + single) / 1e9);
+    assert_near(rounding_s("quantize.method=gptq", &gpu), (6 * walk + moments + 16 * single) / 1e9);
+    assert_near(rounding_s("quantize={method: rptq}", &speed), (3 * walk + moments + single) / 1e9);
+    speed.forward = 1e30;
+    speed.freeze = 1e6;
+    assert_near(rounding_s("quantize={method: rptq}", &speed), weights / 1e6);
+    assert_near(rounding_s("quantize={method: rptq, kv_cache: {bits: 4}}", &speed),
+                (weights + 8 * 32 * channels) / 1e6);
+    /* All of a block's share is counted, for each block. */
+    speed = endless();
+    speed.forward = 1e9;
+    double without = phase_s("block_ap.epochs=0", 1, &speed, QY_TIME_QUANTIZE);
+    double with = phase_s("quantize.method=gptq", 1, &speed, QY_TIME_QUANTIZE);
+    assert_near(with - without, 6 * (6 * walk + moments + single) / 1e9);
 }
 
 /* All samples through a block take a second: a target and an input stream, and the capture up to
@@ -212,10 +261,11 @@ static void test_cache(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_steps),     cmocka_unit_test(test_forward),
-        cmocka_unit_test(test_open),      cmocka_unit_test(test_pipeline),
-        cmocka_unit_test(test_attention), cmocka_unit_test(test_scratch),
-        cmocka_unit_test(test_recorded),  cmocka_unit_test(test_cache),
+        cmocka_unit_test(test_steps),    cmocka_unit_test(test_rounding),
+        cmocka_unit_test(test_forward),  cmocka_unit_test(test_open),
+        cmocka_unit_test(test_pipeline), cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_scratch),  cmocka_unit_test(test_recorded),
+        cmocka_unit_test(test_cache),
     };
     return cmocka_run_group_tests(tests, open_folder, close_folder);
 }
