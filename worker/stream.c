@@ -209,15 +209,45 @@ static qy_status_t settle(qy_stream_t *s, qy_error_t *err)
     return QY_OK;
 }
 
+/* Short samples go many in one transfer; long ones one by one, beside the kernels. */
+enum { TOGETHER_BYTES = 4 << 20 };
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* How many samples of memory make one transfer. */
+static int64_t most_together(const qy_stream_t *s)
+{
+    int64_t n = (int64_t)(TOGETHER_BYTES / s->sample_bytes);
+    return n > 1 ? n : 1;
+}
+
+/* How many of the first samples lie in memory one behind the other, for one transfer. */
+static int64_t together(const qy_stream_t *s, const int64_t *samples, int64_t n)
+{
+    int64_t run = 0;
+    n = least(n, most_together(s));
+    while (run < n && samples[run] == samples[0] + run && samples[run] < s->in_memory)
+        run++;
+    return run;
+}
+
+static qy_status_t load_run(qy_stream_t *s, int64_t first, int64_t n, void *dst, qy_error_t *err)
+{
+    for (int64_t i = first; i < first + n; i++) {
+        QY_TRY(check_filled(s, i, err));
+        if (s->stored[i] == s->era) /* its download may still be on the way */
+            QY_TRY(settle(s, err));
+    }
+    return qy_device_upload(s->dev, dst, memory_of(s, first), (size_t)n * s->sample_bytes, err);
+}
+
 static qy_status_t load_one(qy_stream_t *s, int64_t sample, void *dst, qy_error_t *err)
 {
-    QY_TRY(check_filled(s, sample, err));
-    if (sample < s->in_memory) {
-        if (s->stored[sample] == s->era) /* its download may still be on the way */
-            QY_TRY(settle(s, err));
-        return qy_device_upload(s->dev, dst, memory_of(s, sample), s->sample_bytes, err);
-    }
     qy_stream_slot_t slot;
+    QY_TRY(check_filled(s, sample, err));
     QY_TRY(take(s, sample, &slot, err));
     QY_TRY(qy_device_upload(s->dev, dst, slot.record, s->sample_bytes, err));
     return qy_stream_io_give(s->io, 1, err);
@@ -226,18 +256,27 @@ static qy_status_t load_one(qy_stream_t *s, int64_t sample, void *dst, qy_error_
 qy_status_t qy_stream_load(qy_stream_t *s, const int64_t *samples, int64_t n, void *dst,
                            qy_error_t *err)
 {
-    for (int64_t i = 0; i < n; i++)
-        QY_TRY(load_one(s, samples[i], (char *)dst + (size_t)i * s->sample_bytes, err));
+    for (int64_t i = 0; i < n;) {
+        char *to = (char *)dst + (size_t)i * s->sample_bytes;
+        int64_t run = together(s, samples + i, n - i);
+        QY_TRY(run > 0 ? load_run(s, samples[i], run, to, err) : load_one(s, samples[i], to, err));
+        i += run > 0 ? run : 1;
+    }
     return QY_OK;
+}
+
+static qy_status_t store_run(qy_stream_t *s, int64_t first, int64_t n, const void *src,
+                             qy_error_t *err)
+{
+    for (int64_t i = first; i < first + n; i++)
+        s->stored[i] = s->era;
+    return qy_device_download_queued(s->dev, memory_of(s, first), src, (size_t)n * s->sample_bytes,
+                                     err);
 }
 
 static qy_status_t store_one(qy_stream_t *s, int64_t sample, int64_t block, const void *src,
                              qy_error_t *err)
 {
-    if (sample < s->in_memory) {
-        s->stored[sample] = s->era;
-        return qy_device_download_queued(s->dev, memory_of(s, sample), src, s->sample_bytes, err);
-    }
     qy_stream_slot_t slot;
     QY_TRY(qy_stream_io_room(s->io, &slot, err));
     QY_TRY(qy_device_download_queued(s->dev, slot.record, src, s->sample_bytes, err));
@@ -248,10 +287,17 @@ qy_status_t qy_stream_store(qy_stream_t *s, int64_t first, int64_t n, int64_t bl
                             const void *src, qy_error_t *err)
 {
     QY_TRY(check_range(s, first, n, err));
-    for (int64_t i = 0; i < n; i++) {
-        QY_TRY(
-            store_one(s, first + i, block, (const char *)src + (size_t)i * s->sample_bytes, err));
-        s->block[first + i] = block;
+    for (int64_t i = first, run; i < first + n; i += run) {
+        const char *from = (const char *)src + (size_t)(i - first) * s->sample_bytes;
+        run = least(least(s->in_memory, first + n) - i, most_together(s));
+        if (run > 0) {
+            QY_TRY(store_run(s, i, run, from, err));
+        } else {
+            run = 1;
+            QY_TRY(store_one(s, i, block, from, err));
+        }
+        for (int64_t k = i; k < i + run; k++)
+            s->block[k] = block;
     }
     return QY_OK;
 }
