@@ -39,9 +39,8 @@ def phases(run):
     with open(os.path.join(run, "ledger.jsonl")) as f:
         for line in f:
             e = json.loads(line.split("\t")[0])
-            if e.get("seconds", -1) > 0:
-                phase = e.get("phase") or e.get("event")
-                seconds[phase] = round(seconds.get(phase, 0) + e["seconds"], 2)
+            if e["event"] == "phase" and e["seconds"] > 0:
+                seconds[e["phase"]] = round(seconds.get(e["phase"], 0) + e["seconds"], 2)
     return seconds
 
 
