@@ -305,9 +305,10 @@ static void draw_starts(const timeline_t *t, const qy_ledger_t *ledger, double b
 qy_status_t qy_report_timeline(FILE *out, const qy_run_state_t *s, qy_error_t *err)
 {
     static const char *const names[][2] = {
-        {"p0", "tokens"}, {"p1", "capture"},    {"p2", "quantize"},
-        {"p3", "stitch"}, {"p4", "E2E-QP"},     {"p5", "evaluate"},
-        {"p6", "export"}, {"failed", "failed"}, {"cut", "cut short"}};
+        {"p0", "tokens"},     {"p1", "capture"},   {"p2", "quantize"}, {"p3", "stitch"},
+        {"p4", "last norm"},  {"p5", "E2E-QP"},    {"p6", "evaluate"}, {"p7", "export"},
+        {"failed", "failed"}, {"cut", "cut short"}};
+    _Static_assert(sizeof names / sizeof *names == QY_N_RUN_PHASES + 2, "a name for each phase");
     qy_spans_t spans;
     QY_TRY(qy_spans_read(&spans, s->ledger, err));
     if (spans.n == 0 || spans.n_ranks == 0) {

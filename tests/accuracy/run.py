@@ -85,7 +85,7 @@ JOBS = [
 # What the official QLLM code gives on the small Llama, one seed: plain rounding, reassembly, both and the last norm (3 epochs at 5e-4)
 QLLM_OFFICIAL = {(4, 4): (23.376, 23.691, 22.391), (4, 8): (21.539, 21.700, None), (6, 6): (21.160, 21.329, None)}
 QLLM_MODELS = {"llama": "tiny-llama-kjv", "opt": "tiny-opt-kjv", "planted": "planted-tiny-llama-kjv", "planted-opt": "planted-tiny-opt-kjv"}
-QLLM_E2E = "e2e_qp={loss: distill, samples: 512, epochs: 2, batch_size: 16}"
+QLLM_E2E = "e2e_qp={loss: distill, samples: 256, epochs: 2, batch_size: 16, micro_batch_size: 16}"
 
 
 def qllm_rows(short, weight_bits, bits, compat):

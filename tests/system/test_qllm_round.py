@@ -20,7 +20,7 @@ checkpoint: {{minutes: {minutes}}}
 def interrupt(job, run_dir, first, how):
     """Ends the run inside the round that begins at block `first`: kills all of it once a checkpoint is there, or asks it to stop."""
     sign = os.path.join(run_dir, f"blocks/{first:03d}.partial.h5")
-    metrics, end = os.path.join(run_dir, "metrics.jsonl"), time.time() + 60
+    metrics, end = os.path.join(run_dir, "metrics.jsonl"), time.time() + 300
     p = subprocess.Popen([quarry, "run", job, "--quiet"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
     def there():
@@ -37,7 +37,7 @@ def interrupt(job, run_dir, first, how):
     assert saved == [os.path.basename(sign)], saved
 
 
-with scratch() as folder:
+with scratch(memory=True) as folder:
     model = random_llama(folder, 5)
     calm = write_job(folder, "calm.yaml", "calm", JOB, model=model, minutes=600)
     code, out = run([quarry, "run", calm, "--quiet"])
