@@ -120,7 +120,7 @@ static void check_block(const qy_device_t *dev, const golden_t *g)
     test_close("reordered block", got, want, g->rows * a->hidden, tolerance * most);
     double *dx = input_gradient(&f, &gradients);
     test_close("its gradient", dx, want_dx, g->rows * a->hidden,
-               2 * tolerance * test_max_abs(want_dx, g->rows * a->hidden));
+               3 * tolerance * test_max_abs(want_dx, g->rows * a->hidden));
     /* Without the maps, or with other weights, it is another block. */
     qy_decorate_plain(&f.params);
     test_ok(qy_block_forward(&f.block, &f.params, &f.acts, &f.x, &f.y, &err), err);
@@ -354,7 +354,7 @@ static void check_kv(const qy_device_t *dev, const golden_t *g)
         apart = fmax(apart, fabs(full[i] - want[i]));
     }
     /* In halves a key or value may fall to the other side of a tie. */
-    double tolerance = dev->compute == QY_F32 ? 1e-5 : 0.02;
+    double tolerance = dev->compute == QY_F32 ? 1e-5 : 0.1;
     test_close("keys and values quantized", got, want, g->rows * a->hidden, tolerance * most);
     assert_true(apart > 3e-4 * most);
     test_release(dev, &tx);
