@@ -8,9 +8,9 @@
 #include "worker/calibrate.h"
 #include "worker/memory.h"
 
-/* A node's disk that gives more than this, bytes/s, is not taken for granted. */
-static const double disk_most = 12e9;
-/* Waiting for a disk that the job states is borne up to this share of the time. */
+/* What a node's scratch disk is taken to give, bytes/s, where resources.scratch_gbps is auto. */
+static const double disk_assumed = 12e9;
+/* Waiting for it is borne up to this share of the time. */
 static const double most_wait = 0.05;
 
 void qy_estimate(qy_plan_t *plan)
@@ -101,25 +101,18 @@ static bool run_dir_holds(const verdict_t *v)
 static bool scratch_feeds(const verdict_t *v)
 {
     const qy_plan_time_t *time = &v->plan->time;
-    double asked = time->stream_bytes_per_s * (double)v->per_node;
-    double disk = v->plan->spec.resources.scratch_gbps * 1e9;
-    double wait = disk > 0 ? qy_plan_stream_wait(time, disk / (double)v->per_node) : 0;
-    if (wait > most_wait) {
-        snprintf(v->text, v->size,
-                 "no-go: the %lld workers of a node ask %.1f GB/s of its scratch disk and would "
-                 "wait %.0f %% of the time for %.1f (resources.scratch_gbps); raise "
-                 "resources.host_cache or use fewer workers a node",
-                 (long long)v->per_node, asked / 1e9, 100 * wait, disk / 1e9);
-        return false;
-    }
-    if (!(disk > 0) && asked > disk_most) {
-        snprintf(v->text, v->size,
-                 "no-go: the %lld workers of a node ask %.1f GB/s of its scratch disk, more than "
-                 "%.0f; raise resources.host_cache or use fewer workers a node",
-                 (long long)v->per_node, asked / 1e9, disk_most / 1e9);
-        return false;
-    }
-    return true;
+    double stated = v->plan->spec.resources.scratch_gbps * 1e9, per_node = (double)v->per_node;
+    double disk = stated > 0 ? stated : disk_assumed; /* auto: not a number */
+    double wait = qy_plan_stream_wait(time, disk / per_node);
+    if (wait <= most_wait)
+        return true;
+    snprintf(v->text, v->size,
+             "no-go: the %lld workers of a node ask %.1f GB/s of its scratch disk and would wait "
+             "%.0f %% of the time for %.1f (resources.scratch_gbps%s); raise resources.host_cache "
+             "or use fewer workers a node",
+             (long long)v->per_node, time->stream_bytes_per_s * per_node / 1e9, 100 * wait,
+             disk / 1e9, stated > 0 ? "" : ": not stated, so assumed");
+    return false;
 }
 
 bool qy_estimate_verdict(const qy_plan_t *plan, int64_t per_node, char *text, size_t size)
