@@ -130,25 +130,19 @@ static qy_stream_t *open_stream(bench_t *b)
     return s;
 }
 
-/* Room for a plan at each site; with `maps` one that, of each 64 channels, merges the first two and
- * splits the sixth. */
+/* A plan at each site. */
 static void make_maps(bench_t *b)
 {
     for (int k = 0; k < 3; k++) {
-        int64_t c = qy_site_channels(&b->model.arch, sites[k]), n = 0;
+        int64_t c = qy_site_channels(&b->model.arch, sites[k]);
         int32_t *offsets = malloc((size_t)(c + 1) * sizeof *offsets);
         int32_t *items = malloc((size_t)(QY_MAP_ITEMS * c) * sizeof *items);
         if (!offsets || !items)
             exit(1);
-        qy_channels_identity(offsets, items, c);
-        for (int64_t j = 0; j < c && b->c.maps; j++) {
-            int64_t at = j % 64, moved = j / 64 * 64 + 63 < c && at < 5;
-            items[n++] = (int32_t)(j + (moved && at > 0));
-            if (moved && at == 0)
-                items[n++] = (int32_t)j + 1;
-            offsets[j + 1] = (int32_t)n;
-        }
-        bench_need(qy_channels_check(offsets, items, c, &err), err);
+        if (b->c.maps)
+            bench_channels(offsets, items, c);
+        else
+            qy_channels_identity(offsets, items, c);
         b->maps.map_offsets[sites[k]] = qy_tensor_1d(offsets, QY_I32, c + 1);
         b->maps.map_items[sites[k]] = qy_tensor_1d(items, QY_I32, QY_MAP_ITEMS * c);
     }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernels/fill.h"
+#include "model/channels.h"
 
 int bench_preset(bench_shape_t *out, const char *name)
 {
@@ -202,6 +203,21 @@ float *bench_get(const qy_device_t *dev, const qy_tensor_t *t)
     if (t->dtype != QY_F32)
         qy_device_free(dev, &f32.data);
     return host;
+}
+
+void bench_channels(int32_t *offsets, int32_t *items, int64_t c)
+{
+    int32_t n = 0;
+    for (int64_t k = 0; k < QY_MAP_ITEMS * c; k++)
+        items[k] = -1;
+    offsets[0] = 0;
+    for (int64_t j = 0; j < c; j++) {
+        int64_t at = j % 64, moved = j / 64 * 64 + 63 < c && at < 5;
+        items[n++] = (int32_t)(j + (moved && at > 0));
+        if (moved && at == 0)
+            items[n++] = (int32_t)j + 1;
+        offsets[j + 1] = n;
+    }
 }
 
 static int ascending(const void *a, const void *b)

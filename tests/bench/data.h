@@ -61,6 +61,10 @@ float *bench_get(const qy_device_t *dev, const qy_tensor_t *t);
 #define bench_need(call, err) bench_check((call), &(err))
 void bench_check(qy_status_t status, const qy_error_t *err);
 
+/* A channel plan (model/channels.h) that, of each 64 channels, merges the first two and splits the
+ * sixth. */
+void bench_channels(int32_t *offsets, int32_t *items, int64_t c);
+
 double bench_median(double *samples, int n);
 
 #endif

@@ -70,6 +70,7 @@ done
 if [ "${OPS:-1}" = 1 ]; then
     echo "== kernels, 70b"
     "$build/tests/bench_ops" || failed=1
+    "$build/tests/bench_activation" || failed=1
 fi
 echo "| | Quarry | PyTorch, plain | torch.compile, fused AdamW |"
 echo "|---|---|---|---|"
