@@ -45,7 +45,7 @@ static counts_t count(const qy_plan_t *plan)
         const qy_linear_desc_t *d = &a->linear[i];
         if (!d->present)
             continue;
-        n.groups += times(d->out, qy_quant_n_groups(&form, d->in));
+        n.groups += times(d->out, qy_quant_linear_groups(&form, a, i));
         n.code_bytes += times(d->out, times((times(d->in, form.bits) + 31) / 32, 4));
     }
     return n;
@@ -84,7 +84,9 @@ static void size_disk(qy_plan_t *plan, const counts_t *n)
     const qy_spec_t *spec = &plan->spec;
     int64_t length = spec->calibration.sequence_length, blocks = plan->arch.n_blocks;
     int64_t sample = window_bytes(plan, length);
-    int64_t block = plus(n->code_bytes, times(n->groups, F16 + 1));
+    const qy_quant_form_t form = qy_plan_form(plan);
+    int64_t zero = qy_quant_clustered(&form) ? (int64_t)sizeof(int32_t) : 1;
+    int64_t block = plus(n->code_bytes, times(n->groups, F16 + zero));
     /* activations at segment starts, blocks and the model stitched of them, token files */
     int64_t sum = times(times(plan->n_segments - 1, plan->n_samples), sample);
     sum = plus(sum, times(2 * blocks, block));

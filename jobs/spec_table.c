@@ -220,14 +220,23 @@ bool qy_spec_calibrates(const qy_spec_t *spec)
     return spec->quantize.method != QY_METHOD_RTN;
 }
 
+/* RPTQ's published steps are of whole ranges; from 4 bits on they are the default too:
+ * docs/rptq.md.
+ */
+static int rptq_init(const qy_spec_t *spec)
+{
+    bool published = spec->rptq.compat || spec->quantize.weights.bits >= 4;
+    return published ? QY_INIT_MIN_MAX : QY_INIT_LEAST_SQUARES;
+}
+
 qy_init_t qy_spec_init(const qy_spec_t *spec)
 {
-    const int init[QY_N_METHODS] = {
-        [QY_METHOD_BLOCK_AP] = spec->block_ap.init,
-        [QY_METHOD_RTN] = spec->rtn.init,
-        [QY_METHOD_GPTQ] = spec->gptq.init,
-        [QY_METHOD_RPTQ] = spec->rptq.compat ? QY_INIT_MIN_MAX : QY_INIT_LEAST_SQUARES,
-        [QY_METHOD_QLLM] = spec->qllm.compat ? QY_INIT_MIN_MAX : spec->qllm.init};
+    const int init[QY_N_METHODS] = {[QY_METHOD_BLOCK_AP] = spec->block_ap.init,
+                                    [QY_METHOD_RTN] = spec->rtn.init,
+                                    [QY_METHOD_GPTQ] = spec->gptq.init,
+                                    [QY_METHOD_RPTQ] = rptq_init(spec),
+                                    [QY_METHOD_QLLM] =
+                                        spec->qllm.compat ? QY_INIT_MIN_MAX : spec->qllm.init};
     return (qy_init_t)init[spec->quantize.method];
 }
 

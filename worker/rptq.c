@@ -18,9 +18,6 @@
 /* The official code's buffer holds 128 samples, of which it fills 126. */
 enum { ZERO_SAMPLES = 2 };
 
-/* Weights of so many bits and more have the published steps by default too: docs/rptq.md. */
-enum { PUBLISHED_BITS = 4 };
-
 qy_status_t qy_rptq_take(qy_rptq_t *r, const qy_plan_t *plan, qy_block_ap_t *vars,
                          qy_arena_t *arena, qy_error_t *err)
 {
@@ -39,8 +36,7 @@ qy_status_t qy_rptq_take(qy_rptq_t *r, const qy_plan_t *plan, qy_block_ap_t *var
         at += 2 * n;
     }
     r->zero_block = -1;
-    r->gptq.given_steps =
-        plan->spec.rptq.compat || plan->spec.quantize.weights.bits >= PUBLISHED_BITS;
+    r->gptq.given_steps = qy_spec_init(&plan->spec) == QY_INIT_MIN_MAX;
     return plan->spec.rptq.compat ? qy_arena_2d(arena, &r->zero, vars->f->dev->compute,
                                                 vars->f->length, arch->hidden, err)
                                   : QY_OK;

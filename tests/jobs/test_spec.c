@@ -466,6 +466,26 @@ static void test_print_keys(void **state)
     free(text);
 }
 
+/* Published steps of RPTQ's weights come from whole ranges: with compat, and from 4 bits on. */
+static void test_rptq_init(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *set;
+        qy_init_t want;
+    } cases[] = {{"rptq={scheme: W4A4}", QY_INIT_MIN_MAX},
+                 {"rptq={scheme: W3A3KV}", QY_INIT_LEAST_SQUARES},
+                 {"rptq={scheme: W3A3KV, compat: true}", QY_INIT_MIN_MAX}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *sets[] = {"quantize={method: rptq}", cases[i].set};
+        qy_spec_t *spec = calloc(1, sizeof *spec);
+        assert_non_null(spec);
+        OK(qy_spec_read(spec, write_file("job.yaml", TINY_JOB), sets, 2, &err));
+        assert_int_equal(qy_spec_init(spec), cases[i].want);
+        free(spec);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -475,7 +495,7 @@ int main(void)
         cmocka_unit_test(test_overrides),   cmocka_unit_test(test_paths),
         cmocka_unit_test(test_long_path),   cmocka_unit_test(test_configs),
         cmocka_unit_test(test_canonical),   cmocka_unit_test(test_difference),
-        cmocka_unit_test(test_print_keys),
+        cmocka_unit_test(test_print_keys),  cmocka_unit_test(test_rptq_init),
     };
     return cmocka_run_group_tests(tests, open_folder, close_folder);
 }
