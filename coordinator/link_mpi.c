@@ -1,10 +1,13 @@
 #include "coordinator/link_mpi.h"
 
+#include <limits.h>
 #include <mpi.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-enum { TAG_MESSAGE = 1 };
+enum { TAG_MESSAGE = 1, START_S = 300 };
 
 /* One message on its way out; MPI reads the bytes until the request is done. */
 typedef struct sending {
@@ -39,11 +42,43 @@ static qy_status_t check(int code, const char *what, qy_error_t *err)
     return qy_fail(err, QY_ERR_COMM, "%s: %.*s", what, length, text);
 }
 
+/* Ends the process, so that the launcher notices and ends the others. */
+static void give_up(int signal_number)
+{
+    static const char text[] = "quarry: the ranks do not find each other: one may have died while "
+                               "it started; QUARRY_START_S says how long to wait\n";
+    (void)signal_number;
+    (void)!write(STDERR_FILENO, text, sizeof text - 1);
+    _exit(EXIT_FAILURE);
+}
+
+/* Seconds that MPI_Init may take: it waits for every rank of the launch, also for one that will
+ * never come. */
+static unsigned start_s(void)
+{
+    const char *text = getenv("QUARRY_START_S");
+    long s = text ? strtol(text, NULL, 10) : 0;
+    return s > 0 && s < INT_MAX ? (unsigned)s : START_S;
+}
+
+static qy_status_t init(qy_error_t *err)
+{
+    struct sigaction action = {.sa_handler = give_up}, before;
+    int provided;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGALRM, &action, &before);
+    alarm(start_s());
+    /* The heartbeat's thread never calls MPI. */
+    qy_status_t status =
+        check(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided), "MPI_Init", err);
+    alarm(0);
+    sigaction(SIGALRM, &before, NULL);
+    return status;
+}
+
 qy_status_t qy_mpi_begin(int *rank, int *n_ranks, qy_error_t *err)
 {
-    int provided;
-    /* The heartbeat's thread never calls MPI. */
-    QY_TRY(check(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided), "MPI_Init", err));
+    QY_TRY(init(err));
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     QY_TRY(check(MPI_Comm_rank(MPI_COMM_WORLD, rank), "MPI_Comm_rank", err));
     return check(MPI_Comm_size(MPI_COMM_WORLD, n_ranks), "MPI_Comm_size", err);

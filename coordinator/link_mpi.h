@@ -11,7 +11,8 @@
  * environment. */
 int qy_mpi_launched(void);
 
-/* MPI_Init and the number of this process. With one process all links still work. */
+/* MPI_Init and the number of this process. With one process all links still work. Where the others
+ * do not come within 300 s ($QUARRY_START_S), the process says so and ends. */
 qy_status_t qy_mpi_begin(int *rank, int *n_ranks, qy_error_t *err);
 /* This process's place among the *n of its node, from 0. All call it together. */
 int qy_mpi_place(int *n);

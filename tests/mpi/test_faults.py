@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """A task's process that crashes, is killed as by the OOM killer, or whose device fails costs one attempt of one task: the ledger
 says why, the job ends well, with the bytes of an undisturbed run. After a device failure a probe decides whether the rank goes on:
-one whose probe fails takes no more tasks and the others do the rest; with none left the run ends and says so. usage: test_faults.py QUARRY"""
-import json, os, subprocess, sys
+one whose probe fails takes no more tasks and the others do the rest; with none left the run ends and says so. A rank that never
+comes up ends the launch. usage: test_faults.py QUARRY"""
+import json, os, subprocess, sys, time
 import launch
 from quarry_job import random_llama, results, run, same_results, scratch, write_job
 
@@ -68,3 +69,10 @@ with scratch() as folder:
     code, out = run([quarry, "run", job, "--quiet"], env={"QUARRY_TEST_FAIL": "device@#9"})
     assert code == 1 and "no worker is left of 1" in out and "a probe fails too" in out, f"exit {code}\n{out}"
     print(out.strip().splitlines()[-1])
+
+    # A rank that never comes: the other does not wait for ever.
+    began = time.time()
+    job = write_job(folder, "alone.yaml", "alone", JOB, model=model)
+    code, out = run(["mpirun", "-n", "1", quarry, "run", job, "--quiet", ":", "-n", "1", "sleep", "200"], env=dict(launch.ENV, QUARRY_START_S="3"))
+    assert code != 0 and "the ranks do not find each other" in out and time.time() - began < 60, f"exit {code} after {time.time() - began:.0f} s\n{out}"
+    print(f"a rank that never comes up: the launch ends, after {time.time() - began:.1f} s")
