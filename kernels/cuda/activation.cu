@@ -3,7 +3,7 @@
 #include "kernels/cuda/rows.cuh"
 
 /* Two rows that do not fit into shared memory lie in device memory, of so many blocks at most. */
-enum { SPILL_BLOCKS = 256, PLAIN_SHARED = 32768 };
+enum { SPILL_BLOCKS = 32, PLAIN_SHARED = 32768 };
 
 struct plan_t {
     const int32_t *whole, *offsets, *items; /* whole NULL: no map */
