@@ -125,10 +125,14 @@ qy_status_t qy_memory_measure(qy_memory_t *out, const qy_plan_t *plan, const cha
     if (out->capture)
         out->capture += qy_device_own_bytes(kind, 0);
     QY_TRY(qy_task_evaluate_bytes(&work, &out->evaluate, err));
-    QY_TRY(qy_task_final_norm_bytes(&work, &norm, err));
-    out->evaluate = larger(out->evaluate, norm);
     if (out->evaluate)
         out->evaluate += qy_device_own_bytes(kind, 0);
+    QY_TRY(qy_task_final_norm_bytes(&work, &norm, err));
+    if (norm) {
+        int64_t length = spec->calibration.sequence_length;
+        scratch = scratch_of(plan, qy_forward_batch(length), length, 1);
+        out->evaluate = larger(out->evaluate, norm + qy_device_own_bytes(kind, scratch));
+    }
     if (spec->e2e_qp.present) {
         QY_TRY(measure_e2e(&out->e2e, &work, err));
         out->e2e += qy_device_own_bytes(
