@@ -252,11 +252,11 @@ qy_status_t qy_segment_streams_bring(qy_segment_streams_t *s, int64_t block, qy_
 /* --- saves ------------------------------------------------------------------------------------ */
 
 static qy_status_t save_file(const qy_segment_streams_t *s, qy_stream_file_t *out,
-                             const qy_stream_t *stream, int64_t block, const char *name,
-                             qy_error_t *err)
+                             qy_stream_t *stream, int64_t block, const char *name, qy_error_t *err)
 {
     char folder[QY_PATH_MAX];
     out->stream = stream;
+    QY_TRY(qy_stream_flush(stream, err)); /* it may just have been restored */
     QY_TRY(qy_store_stream(out->path, s->work->plan, s->segment, block, name, err));
     QY_TRY(qy_path(folder, err, "%.*s", (int)(strrchr(out->path, '/') - out->path), out->path));
     return qy_make_dirs(folder, err);
