@@ -199,10 +199,14 @@ static qy_status_t run_batch(qy_forward_t *f, int64_t n, qy_tensor_t *x, qy_tens
 static qy_status_t load_batch(qy_stream_t *stream, int64_t first, int64_t n, void *dst,
                               qy_error_t *err)
 {
-    for (int64_t i = 0; i < n; i++) {
-        int64_t sample = first + i;
-        QY_TRY(qy_stream_load(stream, &sample, 1,
-                              (char *)dst + (size_t)i * qy_stream_sample_bytes(stream), err));
+    int64_t samples[128];
+    const int64_t most = (int64_t)(sizeof samples / sizeof *samples);
+    for (int64_t at = 0, now; at < n; at += now) {
+        now = min64(n - at, most);
+        for (int64_t i = 0; i < now; i++)
+            samples[i] = first + at + i;
+        QY_TRY(qy_stream_load(stream, samples, now,
+                              (char *)dst + (size_t)at * qy_stream_sample_bytes(stream), err));
     }
     return QY_OK;
 }
@@ -221,11 +225,16 @@ static int any_at(const qy_stream_t *stream, int64_t first, int64_t n, int64_t b
 static qy_status_t store_batch(qy_stream_t *stream, int64_t first, int64_t n, int64_t from,
                                int64_t to, const void *src, qy_error_t *err)
 {
-    for (int64_t i = 0; i < n; i++)
-        if (qy_stream_block(stream, first + i) == from)
-            QY_TRY(qy_stream_store(stream, first + i, 1, to,
-                                   (const char *)src + (size_t)i * qy_stream_sample_bytes(stream),
+    for (int64_t at = 0; at < n;) {
+        int64_t run = 0;
+        while (at + run < n && qy_stream_block(stream, first + at + run) == from)
+            run++;
+        if (run > 0)
+            QY_TRY(qy_stream_store(stream, first + at, run, to,
+                                   (const char *)src + (size_t)at * qy_stream_sample_bytes(stream),
                                    err));
+        at += run > 0 ? run : 1;
+    }
     return QY_OK;
 }
 
