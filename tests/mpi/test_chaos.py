@@ -155,7 +155,7 @@ def redone(folder, model):
     the next start goes on after it. The job is not brought to its end."""
     interval, slack = 1, 2  # s; slack: a step, the checkpoint's way to the disk, and others on this machine
     job, costs = Job(folder, "redone", model), []
-    job.settings += [f"checkpoint.minutes={interval / 60}", "block_ap.epochs=1000", "calibration.samples=64", "quantize.segments=1"]
+    job.settings += [f"checkpoint.minutes={interval / 60}", "block_ap.epochs=1000", "calibration.samples=512", "quantize.segments=1"]
     log, saved = os.path.join(job.run_dir, "logs/rank-000.log"), 0
     for _ in range(3):
         p, end = job.start(1, folder), time.time() + 60
@@ -166,8 +166,9 @@ def redone(folder, model):
         killed = time.time()
         os.killpg(p.pid, signal.SIGKILL)
         p.wait()
+        since = time.time() - killed
         state = json.loads(subprocess.run([args.quarry, "status", job.run_dir, "--json"], check=True, capture_output=True).stdout)
-        costs.append(state["saved_s"] - (time.time() - killed))
+        costs.append(state["saved_s"] - since)
         assert costs[-1] <= interval + slack, f"{costs[-1]:.2f} s since the last checkpoint, which are {interval} s apart"
         job.wait_gone()
         went_on = re.findall(r"block 0 goes on after step (\d+)", open(log).read())

@@ -5,13 +5,13 @@ import os, re, signal, subprocess, sys, time
 from quarry_job import random_llama, results, run, same_results, scratch, write_job
 
 quarry = sys.argv[1]
-STEPS = 16 * 64
+STEPS = 64 * 64
 JOB = """
 model: {model}
 run_dir: {run_dir}
 calibration: {{text: {data}/text/kjv/train.txt, samples: 64, sequence_length: 32, validation_samples: 2}}
 quantize: {{method: qllm, weights: {{bits: 4, group_size: -1}}, activations: {{bits: 4}}, kv_cache: {{bits: 8}}, segments: 1}}
-qllm: {{epochs: 16, blocks_per_round: 3, least_gain: 0, search_samples: 4}}
+qllm: {{epochs: 64, blocks_per_round: 3, least_gain: 0, search_samples: 4}}
 resources: {{threads: 1}}
 checkpoint: {{minutes: {minutes}}}
 """
