@@ -12,9 +12,9 @@
 typedef enum { QY_MAKE_RMSNORM, QY_MAKE_LAYERNORM, QY_MAKE_SILU_MUL, QY_MAKE_RELU } qy_make_t;
 
 /*
- * A plan of columns.h from C columns to as many, and of each place the column that it holds as it
- * is (alone, with weight 1), −1 where there is none: most places are read by that alone.
- * whole  i32 (C), the others as in columns.h
+ * A plan of columns.h from C columns to as many. whole, i32 (2 C): of each place the column that it
+ * holds as it is (alone, with weight 1), −1 where there is none; then the places with −1, in order,
+ * and −1 after the last of them. Most places are read by whole alone. The others as in columns.h.
  */
 typedef struct {
     const qy_tensor_t *whole, *offsets, *items, *weights;

@@ -52,8 +52,8 @@ qy_status_t qy_block_map_take(qy_channel_map_t *map, int64_t channels, qy_arena_
     QY_TRY(qy_arena_1d(arena, &map->back_offsets, QY_I32, channels + 1, err));
     QY_TRY(qy_arena_1d(arena, &map->back_items, QY_I32, QY_MAP_ITEMS * channels, err));
     QY_TRY(qy_arena_1d(arena, &map->back_weights, QY_F32, QY_MAP_ITEMS * channels, err));
-    QY_TRY(qy_arena_1d(arena, &map->whole, QY_I32, channels, err));
-    return qy_arena_1d(arena, &map->back_whole, QY_I32, channels, err);
+    QY_TRY(qy_arena_1d(arena, &map->whole, QY_I32, 2 * channels, err));
+    return qy_arena_1d(arena, &map->back_whole, QY_I32, 2 * channels, err);
 }
 
 qy_status_t qy_block_sites_take(qy_block_params_t *params, const qy_block_t *block,

@@ -21,7 +21,7 @@ typedef struct {
     qy_tensor_t offsets, back_offsets; /* i32 (C + 1) */
     qy_tensor_t items, back_items;     /* i32 (QY_MAP_ITEMS C) */
     qy_tensor_t weights, back_weights; /* f32 (QY_MAP_ITEMS C) */
-    qy_tensor_t whole, back_whole;     /* i32 (C): kernels/activation.h */
+    qy_tensor_t whole, back_whole;     /* i32 (2 C): kernels/activation.h */
 } qy_channel_map_t;
 
 /* A site's quantizer of activations. */

@@ -3,7 +3,7 @@
 #include "kernels/cuda/rows.cuh"
 
 /* Two rows that do not fit into shared memory lie in device memory, of so many blocks at most. */
-enum { SPILL_BLOCKS = 32, PLAIN_SHARED = 32768 };
+enum { SPILL_BLOCKS = 32, PLAIN_SHARED = 32768, AT_ONCE = 8 };
 
 struct plan_t {
     const int32_t *whole, *offsets, *items; /* whole NULL: no map */
@@ -73,20 +73,34 @@ __device__ static inline void make_product(T *made, const args_t<T> &a, int64_t 
     }
 }
 
-/* to = from with its columns mixed; neighbouring threads own neighbouring columns. The rows' range
- * goes into lo and hi. All of from is there; to is there for the team after a team_sync. */
+/* to = from with its columns mixed; neighbouring threads own neighbouring places, first those that
+ * hold a column as it is, AT_ONCE of them at a time, then the few others. The row's range goes into
+ * lo and hi. All of from is there; to is there for the team after a team_sync. */
 template <typename T, int TEAM>
 __device__ static inline void mix_row(T *to, const T *from, const plan_t &p, int64_t d, int lane,
                                       float &lo, float &hi)
 {
-#pragma unroll 4
-    for (int64_t j = lane; j < d; j += TEAM) {
-        int32_t whole = p.whole[j];
-        float v = whole >= 0 ? 0.0f + to_f32(from[whole]) /* as a sum: −0 becomes 0 */
-                             : mix_column(from, p.items, p.weights, p.offsets[j], p.offsets[j + 1]);
-        T rounded = from_f32<T>(v);
-        to[j] = rounded;
-        widen(lo, hi, to_f32(rounded));
+    for (int64_t first = lane; first < d; first += AT_ONCE * TEAM) {
+        int32_t whole[AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++)
+            whole[k] = first + k * TEAM < d ? p.whole[first + k * TEAM] : -1;
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++)
+            if (whole[k] >= 0) {
+                T v = from_f32<T>(0.0f + to_f32(from[whole[k]])); /* as a sum: −0 becomes 0 */
+                to[first + k * TEAM] = v;
+                widen(lo, hi, to_f32(v));
+            }
+    }
+    for (int64_t k = lane; k < d; k += TEAM) {
+        int32_t j = p.whole[d + k];
+        if (j < 0)
+            break;
+        T v = from_f32<T>(
+            mix_column(from, p.items, p.weights, p.offsets[j], p.offsets[j + 1]));
+        to[j] = v;
+        widen(lo, hi, to_f32(v));
     }
 }
 

@@ -121,7 +121,7 @@ class Shape(nn.Module):
     def forward(self, x):
         if c["maps"] == "1":
             y = x.index_select(-1, self.first) * self.weight
-            x = y.index_add(-1, self.places, x.index_select(-1, self.second) * 0.5, alpha=1.0).to(dtype)
+            x = y.index_add(-1, self.places, (x.index_select(-1, self.second) * 0.5).to(y.dtype)).to(dtype)
         return quantize_rows(x)
 
 

@@ -26,9 +26,9 @@ typedef struct {
     qy_column_plan_t plan;
 } plan_t;
 
-/* The numbers of one: offsets (C + 1), items and weights (2 C), whole (C). */
+/* The numbers of one: offsets (C + 1), items and weights (2 C), whole (2 C). */
 typedef struct {
-    int64_t n, c; /* items so far */
+    int64_t n, c, others; /* items so far; places that are not whole */
     double *offsets, *items, *weights, *whole;
 } lists_t;
 
@@ -38,7 +38,7 @@ static lists_t lists_of(int64_t c)
                      .offsets = test_zeros(c + 1),
                      .items = test_zeros(2 * c),
                      .weights = test_zeros(2 * c),
-                     .whole = test_zeros(c)};
+                     .whole = test_zeros(2 * c)};
 }
 
 static void end_place(lists_t *l, int64_t place)
@@ -46,6 +46,8 @@ static void end_place(lists_t *l, int64_t place)
     int64_t first = (int64_t)l->offsets[place];
     int whole = l->n == first + 1 && l->weights[first] == 1;
     l->whole[place] = whole ? l->items[first] : -1;
+    if (!whole)
+        l->whole[l->c + l->others++] = (double)place;
     l->offsets[place + 1] = (double)l->n;
 }
 
@@ -57,7 +59,9 @@ static void add_item(lists_t *l, int64_t item, double weight)
 
 static void put_plan(const qy_device_t *dev, plan_t *p, lists_t *l)
 {
-    p->whole = test_put_1d(dev, QY_I32, l->c, l->whole);
+    for (int64_t k = l->c + l->others; k < 2 * l->c; k++)
+        l->whole[k] = -1;
+    p->whole = test_put_1d(dev, QY_I32, 2 * l->c, l->whole);
     p->offsets = test_put_1d(dev, QY_I32, l->c + 1, l->offsets);
     p->items = test_put_1d(dev, QY_I32, 2 * l->c, l->items);
     p->weights = test_put_1d(dev, QY_F32, 2 * l->c, l->weights);
