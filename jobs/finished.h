@@ -37,6 +37,12 @@ qy_status_t qy_finished_read_model(const qy_plan_t *plan, int64_t block, int fin
 qy_status_t qy_finished_final_norm(const qy_plan_t *plan, qy_model_t *model, qy_error_t *err);
 
 /* Rows of norm/RR.h5, "sums" f64 (QY_N_NORM_SUMS, H), beside the attribute "rows". */
-typedef enum { QY_NORM_SUM_YH, QY_NORM_SUM_HH, QY_NORM_SUM_Y, QY_NORM_SUM_H, QY_N_NORM_SUMS } qy_norm_sum_t;
+typedef enum {
+    QY_NORM_SUM_YH,
+    QY_NORM_SUM_HH,
+    QY_NORM_SUM_Y,
+    QY_NORM_SUM_H,
+    QY_N_NORM_SUMS
+} qy_norm_sum_t;
 
 #endif

@@ -216,7 +216,8 @@ static const qy_row_t *fused_with(const pass_t *pass, const qy_row_t *row)
 {
     const qy_program_t *p = &pass->block->program;
     const qy_row_t *end = p->row + p->n_rows, *next = row + 1;
-    if (row->kind != QY_ROW_NORM && row->kind != QY_ROW_SILU_MUL && row->kind != QY_ROW_RELU)
+    if (!pass->block->fused ||
+        (row->kind != QY_ROW_NORM && row->kind != QY_ROW_SILU_MUL && row->kind != QY_ROW_RELU))
         return NULL;
     if (next < end && next->kind == QY_ROW_MAP && next->in == row->out)
         next++;

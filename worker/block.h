@@ -78,6 +78,9 @@ typedef struct {
     const qy_device_t *dev;
     qy_program_t program;
     qy_tensor_t cosine, sine; /* f32 (max length, head_dim/2), device memory */
+    bool
+        fused; /* rows up to a quantizer PER_ROW as one op (kernels/activation.h); false after init:
+                  on an H200 the single ops are faster (docs/performance.md); the same bytes */
 } qy_block_t;
 
 /* Takes rope tables for sequences up to max_length from the arena (which may only be measuring).
@@ -110,9 +113,9 @@ qy_block_acts_t qy_block_acts_reshape(const qy_block_acts_t *acts, int64_t batch
 qy_status_t qy_block_grads_take(qy_block_grads_t *grads, const qy_block_t *block, int64_t batch,
                                 int64_t length, qy_arena_t *arena, qy_error_t *err);
 
-/* y = block(x); x and y compute (batch × length, hidden), kept by reference in acts. A norm, gated
- * product or ReLU before a quantizer PER_ROW is one op with it (kernels/activation.h): its slot and
- * the mapped one are not written. */
+/* y = block(x); x and y compute (batch × length, hidden), kept by reference in acts. Where
+ * block->fused, the slots of a norm, gated product or ReLU before a quantizer PER_ROW, and of the
+ * map between them, are not written. */
 qy_status_t qy_block_forward(const qy_block_t *block, const qy_block_params_t *params,
                              qy_block_acts_t *acts, const qy_tensor_t *x, const qy_tensor_t *y,
                              qy_error_t *err);

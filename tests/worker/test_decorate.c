@@ -33,6 +33,8 @@ typedef struct {
     void *memory;
 } case_t;
 
+static bool fused; /* of the blocks made next */
+
 static void take(case_t *c, qy_arena_t *arena)
 {
     qy_error_t err = {0};
@@ -41,6 +43,7 @@ static void take(case_t *c, qy_arena_t *arena)
     for (int i = 0; i < 3; i++)
         decoration.mapped[sites[i]] = decoration.quantized[sites[i]] = true;
     test_ok(qy_block_init(&c->block, c->g.dev, a, &decoration, c->g.length, arena, &err), err);
+    c->block.fused = fused;
     test_ok(qy_block_params_take(&c->params, &c->block, arena, &err), err);
     test_ok(qy_block_acts_take(&c->acts, &c->block, c->g.batch, c->g.length, arena, &err), err);
     test_ok(qy_block_grads_take(&c->grads, &c->block, c->g.batch, c->g.length, arena, &err), err);
@@ -322,10 +325,18 @@ static void split_only(const qy_device_t *dev)
 
 TEST_ON_DEVICES(split_only)
 
+static int fuse(void **state)
+{
+    (void)state;
+    fused = true;
+    return 0;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_permuted), cmocka_unit_test(test_permuted_and_quantized),
         cmocka_unit_test(test_row_by_row), cmocka_unit_test(test_split_only)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests_name("single ops", tests, NULL, NULL);
+    return failed + cmocka_run_group_tests_name("fused", tests, fuse, NULL);
 }
