@@ -224,8 +224,7 @@ void qy_child_destroy(qy_child_t **child)
     *child = NULL;
 }
 
-/* --- the child's side
- * ----------------------------------------------------------------------------- */
+/* --- the child's side ------------------------------------------------------------------------ */
 
 qy_status_t qy_child_settle(qy_error_t *err)
 {
