@@ -48,6 +48,7 @@ static qy_status_t open_streams(walk_t *w, double host_cache, const char *scratc
             &(qy_stream_options_t){.n = w->bucket[i].n,
                                    .sample_bytes = (size_t)w->bucket[i].length * row,
                                    .in_memory = total <= host_cache ? w->bucket[i].n : 0,
+                                   .together = w->max_tokens / w->bucket[i].length,
                                    .scratch = scratch},
             err));
     return QY_OK;

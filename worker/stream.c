@@ -7,7 +7,7 @@
 
 struct qy_stream {
     const qy_device_t *dev;
-    int64_t n, in_memory;
+    int64_t n, in_memory, together;
     size_t sample_bytes;
     char *memory;
     int64_t *block;  /* of each sample */
@@ -63,11 +63,12 @@ qy_status_t qy_stream_create(qy_stream_t **out, const qy_device_t *dev,
     *s = (qy_stream_t){.dev = dev,
                        .n = o->n,
                        .in_memory = o->in_memory < o->n ? o->in_memory : o->n,
+                       .together = o->together > 1 ? o->together : 1,
                        .sample_bytes = o->sample_bytes,
                        .era = 1,
                        .records = qy_records_of(o->n, o->sample_bytes, o->seed)};
     qy_status_t status = set_up(s, o, err);
-    qy_device_stage(dev, o->sample_bytes);
+    qy_device_stage(dev, (size_t)s->together * o->sample_bytes);
     if (status == QY_OK)
         *out = s;
     else
@@ -209,26 +210,16 @@ static qy_status_t settle(qy_stream_t *s, qy_error_t *err)
     return QY_OK;
 }
 
-/* Short samples go many in one transfer; long ones one by one, beside the kernels. */
-enum { TOGETHER_BYTES = 4 << 20 };
-
 static int64_t least(int64_t a, int64_t b)
 {
     return a < b ? a : b;
 }
 
-/* How many samples of memory make one transfer. */
-static int64_t most_together(const qy_stream_t *s)
-{
-    int64_t n = (int64_t)(TOGETHER_BYTES / s->sample_bytes);
-    return n > 1 ? n : 1;
-}
-
 /* How many of the first samples lie in memory one behind the other, for one transfer. */
-static int64_t together(const qy_stream_t *s, const int64_t *samples, int64_t n)
+static int64_t neighbours(const qy_stream_t *s, const int64_t *samples, int64_t n)
 {
     int64_t run = 0;
-    n = least(n, most_together(s));
+    n = least(n, s->together);
     while (run < n && samples[run] == samples[0] + run && samples[run] < s->in_memory)
         run++;
     return run;
@@ -258,7 +249,7 @@ qy_status_t qy_stream_load(qy_stream_t *s, const int64_t *samples, int64_t n, vo
 {
     for (int64_t i = 0; i < n;) {
         char *to = (char *)dst + (size_t)i * s->sample_bytes;
-        int64_t run = together(s, samples + i, n - i);
+        int64_t run = neighbours(s, samples + i, n - i);
         QY_TRY(run > 0 ? load_run(s, samples[i], run, to, err) : load_one(s, samples[i], to, err));
         i += run > 0 ? run : 1;
     }
@@ -289,7 +280,7 @@ qy_status_t qy_stream_store(qy_stream_t *s, int64_t first, int64_t n, int64_t bl
     QY_TRY(check_range(s, first, n, err));
     for (int64_t i = first, run; i < first + n; i += run) {
         const char *from = (const char *)src + (size_t)(i - first) * s->sample_bytes;
-        run = least(least(s->in_memory, first + n) - i, most_together(s));
+        run = least(least(s->in_memory, first + n) - i, s->together);
         if (run > 0) {
             QY_TRY(store_run(s, i, run, from, err));
         } else {

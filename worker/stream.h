@@ -20,6 +20,8 @@ typedef struct {
     int64_t n; /* samples */
     size_t sample_bytes;
     int64_t in_memory;   /* samples [0, in_memory) are held in memory */
+    int64_t together;    /* neighbours of these that pass in one transfer, at most (0: one), for
+                            short samples: the device takes stages of that size */
     const char *scratch; /* folder for the others */
     const char *name;    /* their file there, which outlives the process; NULL: it is nameless */
     uint64_t seed;       /* whose samples they are: part of every record's checksum */

@@ -27,6 +27,7 @@ static qy_stream_options_t options(int mode, const char *name)
     return (qy_stream_options_t){.n = N,
                                  .sample_bytes = BYTES,
                                  .in_memory = modes[mode].in_memory,
+                                 .together = 3, /* runs that end at samples and at the file */
                                  .scratch = scratch,
                                  .name = name,
                                  .seed = SEED,
