@@ -78,9 +78,9 @@ typedef struct {
     const qy_device_t *dev;
     qy_program_t program;
     qy_tensor_t cosine, sine; /* f32 (max length, head_dim/2), device memory */
-    bool
-        fused; /* rows up to a quantizer PER_ROW as one op (kernels/activation.h); false after init:
-                  on an H200 the single ops are faster (docs/performance.md); the same bytes */
+    /* Rows up to a quantizer PER_ROW as one op (kernels/activation.h), of the same bytes; false
+     * after init: on an H200 the single ops are faster (docs/performance.md). */
+    bool fused;
 } qy_block_t;
 
 /* Takes rope tables for sequences up to max_length from the arena (which may only be measuring).

@@ -274,26 +274,6 @@ static void set_order(const qy_block_ap_t *t, int64_t block, int64_t epoch, int6
                               ((uint64_t)block << 32) + (uint64_t)epoch);
 }
 
-/* A checkpoint where one is due; STOPPED, with one, where a stop was asked for. Only what has been
- * looked at is saved. */
-static qy_status_t save_or_stop(qy_block_ap_t *t, const qy_hooks_t *hooks, const float *losses,
-                                int64_t done, qy_error_t *err)
-{
-    qy_error_t stop = {0};
-    int stopped = qy_hooks_check(hooks, &stop) == QY_ERR_STOPPED;
-    if (!stopped && stop.status != QY_OK) {
-        if (err)
-            *err = stop;
-        return stop.status;
-    }
-    int due = t->save && done < t->plan->block_ap.steps && qy_block_save_due(t->save);
-    if (t->save && (stopped || due))
-        QY_TRY(qy_block_save_write(t->save, losses, done, stopped, err));
-    if (stopped && err)
-        *err = stop;
-    return stopped ? stop.status : QY_OK;
-}
-
 /* Tells both streams the order of all steps from this one on. */
 static qy_status_t expect_steps(const qy_block_ap_t *t, int64_t block, int64_t step, int64_t *order,
                                 qy_stream_t *source, qy_stream_t *goal, qy_error_t *err)
@@ -330,7 +310,7 @@ static qy_status_t train_steps(qy_block_ap_t *t, int64_t block, qy_stream_t *sou
         if ((step + 1) % LOSS_CHECK && step + 1 < steps && !due)
             continue;
         QY_TRY(look_at_losses(t, block, host->losses, &seen, step + 1, err));
-        QY_TRY(save_or_stop(t, hooks, host->losses, step + 1, err));
+        QY_TRY(qy_block_save_or_stop(t->save, hooks, host->losses, step + 1, err));
         double tokens = (double)((step + 1 - first) * batch * t->f->length);
         qy_hooks_progress(hooks, &last,
                           &(qy_progress_t){.kind = QY_TASK_SEGMENT,

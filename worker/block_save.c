@@ -259,6 +259,19 @@ qy_status_t qy_block_save_write(qy_block_save_t *s, const float *losses, int64_t
     return s->written.status;
 }
 
+qy_status_t qy_block_save_or_stop(qy_block_save_t *s, const qy_hooks_t *hooks, const float *losses,
+                                  int64_t done, qy_error_t *err)
+{
+    qy_error_t stop = {0};
+    qy_status_t asked = qy_hooks_check(hooks, &stop);
+    int due = s && done < s->of.steps && qy_block_save_due(s);
+    if (s && (asked == QY_ERR_STOPPED || (asked == QY_OK && due)))
+        QY_TRY(qy_block_save_write(s, losses, done, asked == QY_ERR_STOPPED, err));
+    if (asked != QY_OK && err)
+        *err = stop;
+    return asked;
+}
+
 /* --- reading ---------------------------------------------------------------------------------- */
 
 static qy_status_t get(qy_block_save_t *s, qy_h5_t *file, int64_t block, qy_error_t *err)

@@ -10,6 +10,7 @@
 
 #include "jobs/plan.h"
 #include "kernels/device.h"
+#include "worker/hooks.h"
 
 typedef struct qy_block_save qy_block_save_t;
 
@@ -51,6 +52,13 @@ int qy_block_save_due(const qy_block_save_t *save);
  */
 qy_status_t qy_block_save_write(qy_block_save_t *save, const float *losses, int64_t step, int wait,
                                 qy_error_t *err);
+
+/*
+ * After `done` steps, all of whose losses have been looked at: a checkpoint where one is due before
+ * the last step; STOPPED, with one, where a stop was asked for. save NULL: none is made.
+ */
+qy_status_t qy_block_save_or_stop(qy_block_save_t *save, const qy_hooks_t *hooks,
+                                  const float *losses, int64_t done, qy_error_t *err);
 
 /* Waits until nothing is being written any more. */
 void qy_block_save_settle(qy_block_save_t *save);

@@ -195,22 +195,6 @@ static qy_status_t run_batch(qy_forward_t *f, int64_t n, qy_tensor_t *x, qy_tens
     return qy_block_forward(&f->block, &f->params, &acts, x, y, err);
 }
 
-/* Samples [first, first + n) to dst. */
-static qy_status_t load_batch(qy_stream_t *stream, int64_t first, int64_t n, void *dst,
-                              qy_error_t *err)
-{
-    int64_t samples[128];
-    const int64_t most = (int64_t)(sizeof samples / sizeof *samples);
-    for (int64_t at = 0, now; at < n; at += now) {
-        now = min64(n - at, most);
-        for (int64_t i = 0; i < now; i++)
-            samples[i] = first + at + i;
-        QY_TRY(qy_stream_load(stream, samples, now,
-                              (char *)dst + (size_t)at * qy_stream_sample_bytes(stream), err));
-    }
-    return QY_OK;
-}
-
 /* Does any of samples [first, first + n) stand in front of this block? */
 static int any_at(const qy_stream_t *stream, int64_t first, int64_t n, int64_t block)
 {
@@ -251,7 +235,7 @@ qy_status_t qy_forward_advance(qy_forward_t *f, qy_stream_t *stream, int64_t blo
         if (!any_at(stream, at, count, block))
             continue;
         QY_TRY(qy_hooks_check(hooks, err));
-        QY_TRY(load_batch(stream, at, count, f->x.data, err));
+        QY_TRY(qy_stream_load_range(stream, at, count, f->x.data, err));
         QY_TRY(run_batch(f, count, &x, &y, err));
         if (f->see) {
             qy_block_acts_t acts = qy_block_acts_narrow(&f->acts, count);
@@ -284,9 +268,9 @@ qy_status_t qy_forward_error(qy_forward_t *f, qy_stream_t *source, qy_stream_t *
     for (int64_t at = 0; at < n; at += f->batch) {
         int64_t count = min64(f->batch, n - at);
         qy_tensor_t x, y, loss = qy_tensor_1d((float *)f->losses.data + waiting++, QY_F32, 1);
-        QY_TRY(load_batch(source, first + at, count, f->x.data, err));
+        QY_TRY(qy_stream_load_range(source, first + at, count, f->x.data, err));
         QY_TRY(run_batch(f, count, &x, &y, err));
-        QY_TRY(load_batch(goal, first + at, count, f->x.data, err));
+        QY_TRY(qy_stream_load_range(goal, first + at, count, f->x.data, err));
         QY_TRY(qy_mse(f->dev, &loss, NULL, &y, &x, NULL, err));
         if (waiting < LOSSES && at + count < n)
             continue;
@@ -413,7 +397,7 @@ static qy_status_t losses_batch(qy_rim_t *rim, qy_forward_t *f, qy_stream_t *str
                                 float *to, qy_error_t *err)
 {
     qy_tensor_t x = qy_tensor_slice(&f->x, 0, count * f->length);
-    QY_TRY(load_batch(stream, at, count, x.data, err));
+    QY_TRY(qy_stream_load_range(stream, at, count, x.data, err));
     QY_TRY(qy_head_next_token(&rim->outer, &rim->work, &x, tokens + at * f->length, count,
                               f->length, 1.0f, NULL, err));
     if (p->bytes[slot]) /* of the batch before the last one */

@@ -102,12 +102,7 @@ static qy_status_t collect(qy_gptq_t *g, qy_stream_t *source, int first, int end
         qy_block_acts_t acts = qy_block_acts_narrow(&f->acts, count);
         qy_tensor_t x = qy_tensor_slice(&f->x, 0, count * f->length);
         qy_tensor_t y = qy_tensor_slice(&f->y, 0, count * f->length);
-        for (int64_t i = 0; i < count; i++) {
-            int64_t sample = at + i;
-            QY_TRY(qy_stream_load(source, &sample, 1,
-                                  (char *)x.data + (size_t)i * qy_stream_sample_bytes(source),
-                                  err));
-        }
+        QY_TRY(qy_stream_load_range(source, at, count, x.data, err));
         QY_TRY(qy_block_forward(&f->block, &f->params, &acts, &x, &y, err));
         QY_TRY(add_batch(g, &acts, first, end, at > 0, err));
         QY_TRY(qy_hooks_check(pass->hooks, err));

@@ -12,7 +12,8 @@
 /* A CUDA context with the kernels of cuBLASLt and ours, as measured on an H200. */
 #define QY_CONTEXT_BYTES ((size_t)640 << 20)
 
-/* Peak bytes of one task of each kind (evaluate: or of the last norm's) and of E2E-QP's largest stage, the device's own included. */
+/* Peak bytes of one task of each kind (evaluate: or of the last norm's) and of E2E-QP's largest
+ * stage, the device's own included. */
 typedef struct {
     size_t capture, segment, evaluate, e2e, most;
 } qy_memory_t;

@@ -16,8 +16,8 @@ enum { QY_HEAD_ROWS = 2048, QY_HEAD_COLS = 8192 };
 typedef struct {
     const qy_device_t *dev;
     const qy_arch_t *arch;
-    qy_tensor_t embedding, positions, head;  /* compute (V, H), (P, H), (V, H) */
-    qy_tensor_t final_norm, final_norm_bias; /* f32 (H) */
+    qy_tensor_t embedding, positions, head;      /* compute (V, H), (P, H), (V, H) */
+    qy_tensor_t final_norm, final_norm_bias;     /* f32 (H) */
     qy_tensor_t teacher_norm, teacher_norm_bias; /* the checkpoint's */
 } qy_outer_t;
 

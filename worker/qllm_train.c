@@ -156,12 +156,8 @@ qy_status_t qy_qllm_error(qy_qllm_t *q, int64_t n_blocks, qy_stream_t *source, q
         qy_tensor_t want = qy_tensor_slice(&q->goal, 0, rows);
         qy_tensor_t loss = qy_tensor_1d(f->losses.data, QY_F32, 1);
         float value;
-        for (int64_t i = 0; i < count; i++) {
-            int64_t sample = first + at + i;
-            size_t offset = (size_t)i * qy_stream_sample_bytes(source);
-            QY_TRY(qy_stream_load(source, &sample, 1, (char *)x.data + offset, err));
-            QY_TRY(qy_stream_load(goal, &sample, 1, (char *)want.data + offset, err));
-        }
+        QY_TRY(qy_stream_load_range(source, first + at, count, x.data, err));
+        QY_TRY(qy_stream_load_range(goal, first + at, count, want.data, err));
         for (int64_t i = 0; i < n_blocks; i++, x = y) {
             qy_block_acts_t acts = qy_block_acts_narrow(&q->blocks[i].acts, count);
             y = qy_tensor_slice(&q->blocks[i].y, 0, rows);
@@ -212,20 +208,6 @@ typedef struct {
     qy_block_save_t *save;
 } train_host_t;
 
-/* A checkpoint where one is due; STOPPED, with one, where a stop was asked for. */
-static qy_status_t save_or_stop(const qy_qllm_t *q, const qy_hooks_t *hooks, train_host_t *host,
-                                int64_t done, qy_error_t *err)
-{
-    qy_error_t stop = {0};
-    qy_status_t asked = qy_hooks_check(hooks, &stop);
-    int due = done < q->plan->qllm.steps && qy_block_save_due(host->save);
-    if (asked == QY_ERR_STOPPED || (asked == QY_OK && due))
-        QY_TRY(qy_block_save_write(host->save, host->losses, done, asked == QY_ERR_STOPPED, err));
-    if (asked != QY_OK && err)
-        *err = stop;
-    return asked;
-}
-
 /* The samples' order in this epoch, and the streams told of it from place `at` on. */
 static qy_status_t begin_epoch(const qy_qllm_t *q, int64_t first, int64_t epoch, int64_t at,
                                qy_stream_t *source, qy_stream_t *goal, int64_t *order,
@@ -258,7 +240,7 @@ static qy_status_t train_steps(qy_qllm_t *q, int64_t first, qy_stream_t *source,
         if ((step + 1) % LOSS_CHECK && step + 1 < steps && !due)
             continue;
         QY_TRY(look_at_losses(q, first, host->losses, &seen, step + 1, err));
-        QY_TRY(save_or_stop(q, hooks, host, step + 1, err));
+        QY_TRY(qy_block_save_or_stop(host->save, hooks, host->losses, step + 1, err));
         double tokens = (double)((step + 1 - from) * batch * q->f->length);
         qy_hooks_progress(hooks, &last,
                           &(qy_progress_t){.kind = QY_TASK_SEGMENT,

@@ -258,11 +258,7 @@ static qy_status_t walk(qy_rptq_t *r, qy_stream_t *source, pass_t *pass, qy_erro
         qy_block_acts_t acts = qy_block_acts_narrow(&f->acts, count);
         qy_tensor_t x = qy_tensor_slice(&f->x, 0, count * f->length);
         qy_tensor_t y = qy_tensor_slice(&f->y, 0, count * f->length);
-        for (int64_t i = 0; i < count; i++) {
-            int64_t sample = at + i;
-            char *to = (char *)x.data + (size_t)i * qy_stream_sample_bytes(source);
-            QY_TRY(qy_stream_load(source, &sample, 1, to, err));
-        }
+        QY_TRY(qy_stream_load_range(source, at, count, x.data, err));
         QY_TRY(qy_block_forward(&f->block, &f->params, &acts, &x, &y, err));
         if (pass->ordered)
             QY_TRY(collect(r, &acts, at, count, pass, err));

@@ -215,16 +215,6 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* How many of the first samples lie in memory one behind the other, for one transfer. */
-static int64_t neighbours(const qy_stream_t *s, const int64_t *samples, int64_t n)
-{
-    int64_t run = 0;
-    n = least(n, s->together);
-    while (run < n && samples[run] == samples[0] + run && samples[run] < s->in_memory)
-        run++;
-    return run;
-}
-
 static qy_status_t load_run(qy_stream_t *s, int64_t first, int64_t n, void *dst, qy_error_t *err)
 {
     for (int64_t i = first; i < first + n; i++) {
@@ -244,15 +234,28 @@ static qy_status_t load_one(qy_stream_t *s, int64_t sample, void *dst, qy_error_
     return qy_stream_io_give(s->io, 1, err);
 }
 
+qy_status_t qy_stream_load_range(qy_stream_t *s, int64_t first, int64_t n, void *dst,
+                                 qy_error_t *err)
+{
+    for (int64_t i = first, run; i < first + n; i += run) {
+        char *to = (char *)dst + (size_t)(i - first) * s->sample_bytes;
+        run = least(least(s->in_memory, first + n) - i, s->together);
+        if (run > 0) {
+            QY_TRY(load_run(s, i, run, to, err));
+        } else {
+            run = 1;
+            QY_TRY(load_one(s, i, to, err));
+        }
+    }
+    return QY_OK;
+}
+
 qy_status_t qy_stream_load(qy_stream_t *s, const int64_t *samples, int64_t n, void *dst,
                            qy_error_t *err)
 {
-    for (int64_t i = 0; i < n;) {
-        char *to = (char *)dst + (size_t)i * s->sample_bytes;
-        int64_t run = neighbours(s, samples + i, n - i);
-        QY_TRY(run > 0 ? load_run(s, samples[i], run, to, err) : load_one(s, samples[i], to, err));
-        i += run > 0 ? run : 1;
-    }
+    for (int64_t i = 0; i < n; i++)
+        QY_TRY(
+            qy_stream_load_range(s, samples[i], 1, (char *)dst + (size_t)i * s->sample_bytes, err));
     return QY_OK;
 }
 

@@ -56,12 +56,15 @@ qy_status_t qy_stream_expect(qy_stream_t *stream, const int64_t *samples, int64_
 qy_status_t qy_stream_expect_range(qy_stream_t *stream, int64_t first, int64_t n, qy_error_t *err);
 
 /*
- * n samples by index, one after the other, into device memory at dst; and samples [first, first +
- * n), now in front of block, from device memory at src. Both are queued on the device. IO where the
- * disk fails or a record is damaged, ARG for a sample without activations.
+ * n samples by index, one after the other, or samples [first, first + n), into device memory at
+ * dst; and samples [first, first + n), now in front of block, from device memory at src. All are
+ * queued on the device. IO where the disk fails or a record is damaged, ARG for a sample without
+ * activations.
  */
 qy_status_t qy_stream_load(qy_stream_t *stream, const int64_t *samples, int64_t n, void *dst,
                            qy_error_t *err);
+qy_status_t qy_stream_load_range(qy_stream_t *stream, int64_t first, int64_t n, void *dst,
+                                 qy_error_t *err);
 qy_status_t qy_stream_store(qy_stream_t *stream, int64_t first, int64_t n, int64_t block,
                             const void *src, qy_error_t *err);
 

@@ -153,16 +153,6 @@ static qy_status_t add_up(norm_t *t, qy_tensor_t *product, qy_tensor_t *sum, con
     return qy_layernorm_bwd(dev, NULL, product, sum, g, x, &mean, &rstd, &t->ones, 0, err);
 }
 
-static qy_status_t load_rows(qy_stream_t *stream, int64_t at, int64_t n, void *to, qy_error_t *err)
-{
-    for (int64_t i = 0; i < n; i++) {
-        int64_t sample = at + i;
-        char *row = (char *)to + (size_t)i * qy_stream_sample_bytes(stream);
-        QY_TRY(qy_stream_load(stream, &sample, 1, row, err));
-    }
-    return QY_OK;
-}
-
 /* Samples [at, at + n) of both streams. */
 static qy_status_t sum_batch(norm_t *t, int64_t at, int64_t n, float *host, qy_error_t *err)
 {
@@ -170,8 +160,8 @@ static qy_status_t sum_batch(norm_t *t, int64_t at, int64_t n, float *host, qy_e
     int64_t rows = n * t->length, hidden = t->work->model->arch.hidden;
     qy_tensor_t x = qy_tensor_slice(&f->x, 0, rows), z = qy_tensor_slice(&f->y, 0, rows);
     qy_tensor_t h = qy_tensor_slice(&t->h, 0, rows), y = qy_tensor_slice(&t->y, 0, rows);
-    QY_TRY(load_rows(t->target, at, n, z.data, err));
-    QY_TRY(load_rows(t->input, at, n, x.data, err));
+    QY_TRY(qy_stream_load_range(t->target, at, n, z.data, err));
+    QY_TRY(qy_stream_load_range(t->input, at, n, x.data, err));
     QY_TRY(norm(t, &y, &z, &t->w, &t->b, err));
     QY_TRY(norm(t, &h, &x, &t->ones, &t->zeros, err));
     QY_TRY(add_up(t, &t->part[QY_NORM_SUM_YH], &t->part[QY_NORM_SUM_Y], &y, &x, err));

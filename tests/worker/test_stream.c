@@ -126,6 +126,21 @@ static void load_some(walk_t *w)
         expect_sample(w->host + i * BYTES, samples[i], w->version[samples[i]]);
 }
 
+/* Neighbours, of which some may pass together. */
+static void load_range(walk_t *w)
+{
+    int64_t n = 1 + below(&w->state, BATCH), first = below(&w->state, N - n + 1);
+    for (int64_t i = first; i < first + n; i++)
+        if (qy_stream_block(w->s, i) < 0) {
+            REFUSED(qy_stream_load_range(w->s, first, n, w->x, &err), QY_ERR_ARG, "no activations");
+            return;
+        }
+    OK(qy_stream_load_range(w->s, first, n, w->x, &err));
+    OK(qy_device_download(w->dev, w->host, w->x, (size_t)n * BYTES, &err));
+    for (int64_t i = 0; i < n; i++)
+        expect_sample(w->host + i * BYTES, first + i, w->version[first + i]);
+}
+
 static void store_some(walk_t *w, int64_t step)
 {
     int64_t n = 1 + below(&w->state, BATCH), first = below(&w->state, N - n + 1);
@@ -149,7 +164,7 @@ static void random_walk(const qy_device_t *dev, int mode)
     for (int64_t i = 0; i < N; i++)
         w.version[i] = -1;
     for (int64_t step = 0; step < STEPS; step++) {
-        int64_t what = below(&w.state, 8), sample = below(&w.state, N);
+        int64_t what = below(&w.state, 9), sample = below(&w.state, N);
         if (what < 3) {
             load_some(&w);
         } else if (what < 6) {
@@ -157,6 +172,8 @@ static void random_walk(const qy_device_t *dev, int mode)
         } else if (what == 6) {
             make_sample(bytes, sample, w.version[sample] = step);
             OK(qy_stream_write(w.s, sample, step, bytes, &err));
+        } else if (what == 7) {
+            load_range(&w);
         } else if (w.version[sample] >= 0) {
             OK(qy_stream_read(w.s, sample, bytes, &err));
             expect_sample(bytes, sample, w.version[sample]);
