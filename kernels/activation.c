@@ -6,7 +6,11 @@ static const unsigned f32 = QY_TYPE(QY_F32), i32 = QY_TYPE(QY_I32);
 
 static qy_status_t check_plan(const char *op, const qy_column_plan_t *p, int64_t c, qy_error_t *err)
 {
-    QY_TRY(qy_check_count(op, "whole", p->whole, i32, 2 * c, err));
+    QY_TRY(qy_check_given(op, "special", p->special, i32, err));
+    if (p->n_special < 0 || p->n_special > c || p->n_special > qy_tensor_count(p->special))
+        return qy_fail(err, QY_ERR_SHAPE, "%s: %lld special places of %lld, %lld listed", op,
+                       (long long)p->n_special, (long long)c,
+                       (long long)qy_tensor_count(p->special));
     QY_TRY(qy_check_count(op, "offsets", p->offsets, i32, c + 1, err));
     QY_TRY(qy_check_given(op, "items", p->items, i32, err));
     return qy_check_count(op, "weights", p->weights, f32, qy_tensor_count(p->items), err);

@@ -12,12 +12,13 @@
 typedef enum { QY_MAKE_RMSNORM, QY_MAKE_LAYERNORM, QY_MAKE_SILU_MUL, QY_MAKE_RELU } qy_make_t;
 
 /*
- * A plan of columns.h from C columns to as many. whole, i32 (2 C): of each place the column that it
- * holds as it is (alone, with weight 1), −1 where there is none; then the places with −1, in order,
- * and −1 after the last of them. Most places are read by whole alone. The others as in columns.h.
+ * A plan of columns.h from C columns to as many. special, i32 (≥ n_special): the places, rising,
+ * that do not simply hold the column of their own number with weight 1. These alone are mixed, so
+ * that a plan should have few (model/channels.h: settle).
  */
 typedef struct {
-    const qy_tensor_t *whole, *offsets, *items, *weights;
+    const qy_tensor_t *special, *offsets, *items, *weights;
+    int64_t n_special;
 } qy_column_plan_t;
 
 /*

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 int64_t qy_channels_split(int32_t *copies, const float *size, int64_t n, double threshold)
 {
@@ -88,6 +89,47 @@ qy_status_t qy_channels_plan(int32_t *offsets, int32_t *items, const int32_t *or
     return QY_OK;
 }
 
+/* home[j] of each place: one that belongs to a channel in it, else one that is left. */
+static void find_homes(int32_t *home, int32_t *at, const int32_t *offsets, const int32_t *items,
+                       int64_t n)
+{
+    for (int64_t c = 0; c < n; c++)
+        at[c] = -1;
+    for (int64_t j = 0; j < n; j++) {
+        home[j] = -1;
+        for (int32_t k = offsets[j]; k < offsets[j + 1] && home[j] < 0; k++)
+            if (at[items[k]] < 0)
+                at[home[j] = items[k]] = (int32_t)j;
+    }
+    for (int64_t j = 0, c = 0; j < n; j++) {
+        if (home[j] >= 0)
+            continue;
+        while (at[c] >= 0)
+            c++;
+        at[home[j] = (int32_t)c] = (int32_t)j;
+    }
+}
+
+qy_status_t qy_channels_settle(int32_t *offsets, int32_t *items, int64_t n, qy_error_t *err)
+{
+    int32_t n_items = offsets[n], next = 0;
+    int32_t *home = malloc(((size_t)(3 * n + 1) + (size_t)n_items) * sizeof *home);
+    if (!home)
+        return qy_fail(err, QY_ERR_MEMORY, "channels: no memory for %lld", (long long)n);
+    int32_t *at = home + n, *old_offsets = at + n, *old_items = old_offsets + n + 1;
+    find_homes(home, at, offsets, items, n);
+    memcpy(old_offsets, offsets, (size_t)(n + 1) * sizeof *offsets);
+    memcpy(old_items, items, (size_t)n_items * sizeof *items);
+    for (int64_t c = 0; c < n; c++) {
+        int32_t first = old_offsets[at[c]], count = old_offsets[at[c] + 1] - first;
+        memcpy(items + next, old_items + first, (size_t)count * sizeof *items);
+        offsets[c] = next;
+        next += count;
+    }
+    free(home);
+    return QY_OK;
+}
+
 void qy_channels_identity(int32_t *offsets, int32_t *items, int64_t n)
 {
     for (int64_t c = 0; c < n; c++) {
@@ -135,16 +177,23 @@ void qy_channels_weights(float *weights, int32_t *back_offsets, int32_t *back_it
     back_offsets[0] = 0;
 }
 
-void qy_channels_count(const int32_t *offsets, const int32_t *items, int64_t n, int64_t *n_split,
-                       int64_t *n_merged)
+qy_status_t qy_channels_count(const int32_t *offsets, const int32_t *items, int64_t n,
+                              int64_t *n_split, int64_t *n_merged, qy_error_t *err)
 {
+    bool *seen = calloc((size_t)(2 * n), sizeof *seen), *again = seen + n;
+    if (!seen)
+        return qy_fail(err, QY_ERR_MEMORY, "channels: no memory for %lld", (long long)n);
     *n_split = *n_merged = 0;
-    for (int64_t j = 0; j < n; j++) {
+    for (int64_t j = 0; j < n; j++)
         *n_merged += offsets[j + 1] - offsets[j] > 1;
-        bool first = j == 0 || items[offsets[j - 1]] != items[offsets[j]];
-        bool again = j + 1 < n && items[offsets[j + 1]] == items[offsets[j]];
-        *n_split += first && again;
+    for (int32_t k = 0; k < offsets[n]; k++) {
+        int32_t c = items[k];
+        *n_split += seen[c] && !again[c];
+        again[c] = seen[c];
+        seen[c] = true;
     }
+    free(seen);
+    return QY_OK;
 }
 
 qy_status_t qy_channels_check(const int32_t *offsets, const int32_t *items, int64_t n,

@@ -42,6 +42,13 @@ qy_status_t qy_channels_choose(int32_t *into, const float *best, const int32_t *
 qy_status_t qy_channels_plan(int32_t *offsets, int32_t *items, const int32_t *origin,
                              const int32_t *into, int64_t n_expanded, int64_t n, qy_error_t *err);
 
+/*
+ * The same plan with its places in another order: a channel that is still there keeps its place, or
+ * one of its copies does; the other copies go to the places of those that were merged, in order. So
+ * few places differ from the identity, which is what kernels pay for.
+ */
+qy_status_t qy_channels_settle(int32_t *offsets, int32_t *items, int64_t n, qy_error_t *err);
+
 /* Every channel stays as it is. */
 void qy_channels_identity(int32_t *offsets, int32_t *items, int64_t n);
 bool qy_channels_is_identity(const int32_t *offsets, const int32_t *items, int64_t n);
@@ -55,8 +62,8 @@ void qy_channels_weights(float *weights, int32_t *back_offsets, int32_t *back_it
                          int64_t n);
 
 /* Channels that were split, and places that hold several. */
-void qy_channels_count(const int32_t *offsets, const int32_t *items, int64_t n, int64_t *n_split,
-                       int64_t *n_merged);
+qy_status_t qy_channels_count(const int32_t *offsets, const int32_t *items, int64_t n,
+                              int64_t *n_split, int64_t *n_merged, qy_error_t *err);
 
 /* FORMAT where the numbers are no plan: offsets that do not rise from 0, items out of range. */
 qy_status_t qy_channels_check(const int32_t *offsets, const int32_t *items, int64_t n,

@@ -52,8 +52,16 @@ qy_status_t qy_block_map_take(qy_channel_map_t *map, int64_t channels, qy_arena_
     QY_TRY(qy_arena_1d(arena, &map->back_offsets, QY_I32, channels + 1, err));
     QY_TRY(qy_arena_1d(arena, &map->back_items, QY_I32, QY_MAP_ITEMS * channels, err));
     QY_TRY(qy_arena_1d(arena, &map->back_weights, QY_F32, QY_MAP_ITEMS * channels, err));
-    QY_TRY(qy_arena_1d(arena, &map->whole, QY_I32, 2 * channels, err));
-    return qy_arena_1d(arena, &map->back_whole, QY_I32, 2 * channels, err);
+    QY_TRY(qy_arena_1d(arena, &map->special, QY_I32, channels, err));
+    return qy_arena_1d(arena, &map->back_special, QY_I32, channels, err);
+}
+
+void qy_block_map_plans(const qy_channel_map_t *map, qy_column_plan_t *plan, qy_column_plan_t *back)
+{
+    *plan = (qy_column_plan_t){&map->special, &map->offsets, &map->items, &map->weights,
+                               map->n_special};
+    *back = (qy_column_plan_t){&map->back_special, &map->back_offsets, &map->back_items,
+                               &map->back_weights, map->n_back_special};
 }
 
 qy_status_t qy_block_sites_take(qy_block_params_t *params, const qy_block_t *block,
@@ -367,9 +375,7 @@ static void describe_fused(fused_t *f, const pass_t *pass, const qy_row_t *row,
         f->a.b = &pass->params->norm_bias[row->id];
     if (!m->active || pass->idle[QY_SLOT_MAPPED + last->id])
         return;
-    f->map = (qy_column_plan_t){&m->whole, &m->offsets, &m->items, &m->weights};
-    f->back =
-        (qy_column_plan_t){&m->back_whole, &m->back_offsets, &m->back_items, &m->back_weights};
+    qy_block_map_plans(m, &f->map, &f->back);
     f->a.map = &f->map;
     f->a.back = &f->back;
 }

@@ -7,7 +7,7 @@
 #define QY_WORKER_BLOCK_H
 
 #include "base/arena.h"
-#include "kernels/device.h"
+#include "kernels/activation.h"
 #include "model/channels.h"
 #include "model/program.h"
 #include "model/weights.h"
@@ -21,7 +21,8 @@ typedef struct {
     qy_tensor_t offsets, back_offsets; /* i32 (C + 1) */
     qy_tensor_t items, back_items;     /* i32 (QY_MAP_ITEMS C) */
     qy_tensor_t weights, back_weights; /* f32 (QY_MAP_ITEMS C) */
-    qy_tensor_t whole, back_whole;     /* i32 (2 C): kernels/activation.h */
+    qy_tensor_t special, back_special; /* i32 (C): kernels/activation.h, which has so many: */
+    int64_t n_special, n_back_special;
 } qy_channel_map_t;
 
 /* A site's quantizer of activations. */
@@ -98,6 +99,9 @@ qy_status_t qy_block_sites_take(qy_block_params_t *params, const qy_block_t *blo
                                 qy_arena_t *arena, qy_error_t *err);
 qy_status_t qy_block_map_take(qy_channel_map_t *map, int64_t channels, qy_arena_t *arena,
                               qy_error_t *err);
+/* A map as the fused op has it, both ways. */
+void qy_block_map_plans(const qy_channel_map_t *map, qy_column_plan_t *plan,
+                        qy_column_plan_t *back);
 /* Fills params from a checkpoint's weights, by way of staging (f32, device, as large as the largest
  * linear layer). With linears 0 only biases and norms are filled. */
 qy_status_t qy_block_params_load(const qy_block_params_t *params, const qy_block_t *block,

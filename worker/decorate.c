@@ -24,19 +24,17 @@ void qy_decorate_quantizers(qy_block_params_t *params, const qy_quant_form_t *fo
     }
 }
 
-/* whole of kernels/activation.h: places with one channel at weight 1, then a list of the others. */
-static void find_whole(int32_t *whole, const int32_t *offsets, const int32_t *items,
-                       const float *weights, size_t n)
+/* Places that are not just their own column, of kernels/activation.h; returns how many. */
+static int64_t find_special(int32_t *special, const int32_t *offsets, const int32_t *items,
+                            const float *weights, size_t n)
 {
-    size_t others = n;
+    int64_t n_special = 0;
     for (size_t j = 0; j < n; j++) {
         int32_t k = offsets[j];
-        whole[j] = offsets[j + 1] == k + 1 && weights[k] == 1.0f ? items[k] : -1;
-        if (whole[j] < 0)
-            whole[others++] = (int32_t)j;
+        if (offsets[j + 1] != k + 1 || items[k] != (int32_t)j || weights[k] != 1.0f)
+            special[n_special++] = (int32_t)j;
     }
-    while (others < 2 * n)
-        whole[others++] = -1;
+    return n_special;
 }
 
 static qy_status_t send(const qy_device_t *dev, const qy_tensor_t *to, const void *from, int64_t n,
@@ -51,8 +49,8 @@ static qy_status_t set_order(qy_channel_map_t *map, const qy_device_t *dev,
 {
     int64_t n = qy_tensor_count(order);
     const int32_t *from = order->data;
-    int32_t *offsets = malloc((size_t)(6 * n + 1) * sizeof *offsets), *back = offsets + n + 1;
-    int32_t *whole = back + n;
+    int32_t *offsets = malloc((size_t)(4 * n + 1) * sizeof *offsets), *back = offsets + n + 1;
+    int32_t *special = back + n;
     float *weights = malloc((size_t)n * sizeof *weights);
     qy_status_t status =
         offsets && weights ? QY_OK : qy_fail(err, QY_ERR_MEMORY, "channel map: out of host memory");
@@ -64,8 +62,8 @@ static qy_status_t set_order(qy_channel_map_t *map, const qy_device_t *dev,
         back[from[i]] = (int32_t)i;
     }
     if (status == QY_OK) {
-        find_whole(whole, offsets, from, weights, (size_t)n);
-        find_whole(whole + 2 * n, offsets, back, weights, (size_t)n);
+        map->n_special = find_special(special, offsets, from, weights, (size_t)n);
+        map->n_back_special = find_special(special + n, offsets, back, weights, (size_t)n);
     }
     const struct {
         const qy_tensor_t *to;
@@ -74,7 +72,7 @@ static qy_status_t set_order(qy_channel_map_t *map, const qy_device_t *dev,
     } parts[] = {{&map->offsets, offsets, n + 1}, {&map->back_offsets, offsets, n + 1},
                  {&map->items, from, n},          {&map->back_items, back, n},
                  {&map->weights, weights, n},     {&map->back_weights, weights, n},
-                 {&map->whole, whole, 2 * n},     {&map->back_whole, whole + 2 * n, 2 * n}};
+                 {&map->special, special, n},     {&map->back_special, special + n, n}};
     for (size_t i = 0; i < sizeof parts / sizeof *parts && status == QY_OK; i++)
         status = send(dev, parts[i].to, parts[i].from, parts[i].n, err);
     if (status == QY_OK)
@@ -143,25 +141,26 @@ qy_status_t qy_decorate_map(qy_channel_map_t *map, const qy_device_t *dev, const
     map->active = !qy_channels_is_identity(offsets, items, channels);
     if (!map->active)
         return QY_OK;
-    int32_t *back_offsets = malloc((5 * n + 1 + words) * sizeof *back_offsets);
+    int32_t *back_offsets = malloc((3 * n + 1 + words) * sizeof *back_offsets);
     float *weights = malloc(2 * words * sizeof *weights);
     qy_status_t status = back_offsets && weights
                              ? QY_OK
                              : qy_fail(err, QY_ERR_MEMORY, "channel map: out of host memory");
     if (status == QY_OK) {
-        int32_t *back_items = back_offsets + n + 1, *whole = back_items + words;
+        int32_t *back_items = back_offsets + n + 1, *special = back_items + words;
         float *back_weights = weights + words;
         qy_channels_weights(weights, back_offsets, back_items, back_weights, offsets, items,
                             channels);
-        find_whole(whole, offsets, items, weights, n);
-        find_whole(whole + 2 * n, back_offsets, back_items, back_weights, n);
+        map->n_special = find_special(special, offsets, items, weights, n);
+        map->n_back_special =
+            find_special(special + n, back_offsets, back_items, back_weights, n);
         const struct {
             const qy_tensor_t *to;
             const void *from;
         } parts[] = {{&map->offsets, offsets},       {&map->items, items},
                      {&map->weights, weights},       {&map->back_offsets, back_offsets},
                      {&map->back_items, back_items}, {&map->back_weights, back_weights},
-                     {&map->whole, whole},           {&map->back_whole, whole + 2 * n}};
+                     {&map->special, special},       {&map->back_special, special + n}};
         for (size_t i = 0; i < sizeof parts / sizeof *parts && status == QY_OK; i++)
             status = qy_device_upload(dev, parts[i].to->data, parts[i].from,
                                       qy_tensor_bytes(parts[i].to), err);

@@ -185,7 +185,7 @@ static qy_status_t search_site(qy_reassemble_t *r, int64_t block, int i,
         .loss = site_loss,
         .context = &judge};
     QY_TRY(qy_site_search(&r->search, &site, offsets, items, &found, err));
-    qy_channels_count(offsets, items, c, &n_split, &n_merged);
+    QY_TRY(qy_channels_count(offsets, items, c, &n_split, &n_merged, err));
     qy_log(QY_LOG_INFO,
            "block %lld, %s: %lld of %lld channels split, %lld merged into; loss %.4g, alone %.4g, "
            "%lld tried, %.2f s",

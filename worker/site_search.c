@@ -259,6 +259,8 @@ qy_status_t qy_site_search(qy_site_search_t *search, const qy_site_case_t *site,
                      .back_weights = real + 2 * places,
                      .free = free_places};
         status = search_with(&run, offsets, items, found, err);
+        if (status == QY_OK)
+            status = qy_channels_settle(offsets, items, run.n, err);
     }
     free(whole);
     free(real);

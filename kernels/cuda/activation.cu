@@ -2,12 +2,13 @@
 
 #include "kernels/cuda/rows.cuh"
 
-/* Two rows that do not fit into shared memory lie in device memory, of so many blocks at most. */
-enum { SPILL_BLOCKS = 32, PLAIN_SHARED = 32768, AT_ONCE = 8 };
+/* Rows that do not fit into shared memory lie in device memory, of so many blocks at most. */
+enum { SPILL_BLOCKS = 32, PLAIN_SHARED = 32768 };
 
 struct plan_t {
-    const int32_t *whole, *offsets, *items; /* whole NULL: no map */
+    const int32_t *special, *offsets, *items; /* special NULL: no map */
     const float *weights;
+    int n_special;
 };
 
 template <typename T> struct args_t {
@@ -17,7 +18,7 @@ template <typename T> struct args_t {
     float *mean, *rstd;     /* written forward, read backward */
     plan_t map, back;
     T *spill;
-    int64_t m, d, pitch;
+    int64_t m, d, pitch, apart; /* pitch: of a row; apart: most special places; both padded */
     float q_max, eps;
     qy_make_t make;
 };
@@ -28,6 +29,12 @@ template <int TEAM> __device__ static inline void team_sync()
         __syncwarp();
     else
         __syncthreads();
+}
+
+/* What a mapped place holds is a sum: of one column too, which turns −0 into 0. */
+template <typename T> __device__ static inline float summed(float v, const plan_t &p)
+{
+    return p.special ? 0.0f + to_f32(from_f32<T>(v)) : v;
 }
 
 template <typename T, int V, int TEAM, bool BACK, bool CENTERED>
@@ -53,7 +60,7 @@ __device__ static inline void make_norm(T *made, const args_t<T> &a, int64_t row
             load<V>(b, a.b + i);
 #pragma unroll
         for (int j = 0; j < V; j++)
-            v[j] = norm_value<T, CENTERED>(v[j], mu, r, w[j], b[j]);
+            v[j] = summed<T>(norm_value<T, CENTERED>(v[j], mu, r, w[j], b[j]), a.map);
         store<V>(made + i, v);
     }
 }
@@ -68,46 +75,30 @@ __device__ static inline void make_product(T *made, const args_t<T> &a, int64_t 
             load<V>(u, a.up + row * a.d + i);
 #pragma unroll
         for (int j = 0; j < V; j++)
-            v[j] = a.make == QY_MAKE_SILU_MUL ? silu_mul(v[j], u[j]) : relu(v[j]);
+            v[j] = summed<T>(a.make == QY_MAKE_SILU_MUL ? silu_mul(v[j], u[j]) : relu(v[j]), a.map);
         store<V>(made + i, v);
     }
 }
 
-/* to = from with its columns mixed; neighbouring threads own neighbouring places, first those that
- * hold a column as it is, AT_ONCE of them at a time, then the few others. The row's range goes into
- * lo and hi. All of from is there; to is there for the team after a team_sync. */
+/* Mixes a row's special places where they are, by way of apart, of which a thread reads back what it
+ * wrote. All of row is there; it is again after a team_sync. */
 template <typename T, int TEAM>
-__device__ static inline void mix_row(T *to, const T *from, const plan_t &p, int64_t d, int lane,
-                                      float &lo, float &hi)
+__device__ static inline void mix_row(T *row, T *apart, const plan_t &p, int lane)
 {
-    for (int64_t first = lane; first < d; first += AT_ONCE * TEAM) {
-        int32_t whole[AT_ONCE];
-#pragma unroll
-        for (int k = 0; k < AT_ONCE; k++)
-            whole[k] = first + k * TEAM < d ? p.whole[first + k * TEAM] : -1;
-#pragma unroll
-        for (int k = 0; k < AT_ONCE; k++)
-            if (whole[k] >= 0) {
-                T v = from_f32<T>(0.0f + to_f32(from[whole[k]])); /* as a sum: −0 becomes 0 */
-                to[first + k * TEAM] = v;
-                widen(lo, hi, to_f32(v));
-            }
+    for (int k = lane; k < p.n_special; k += TEAM) {
+        int32_t j = p.special[k];
+        apart[k] =
+            from_f32<T>(mix_column(row, p.items, p.weights, p.offsets[j], p.offsets[j + 1]));
     }
-    for (int64_t k = lane; k < d; k += TEAM) {
-        int32_t j = p.whole[d + k];
-        if (j < 0)
-            break;
-        T v = from_f32<T>(
-            mix_column(from, p.items, p.weights, p.offsets[j], p.offsets[j + 1]));
-        to[j] = v;
-        widen(lo, hi, to_f32(v));
-    }
+    team_sync<TEAM>();
+    for (int k = lane; k < p.n_special; k += TEAM)
+        row[p.special[k]] = apart[k];
 }
 
-/* Makes and maps a row: what the quantizer reads, in made or in mixed. */
+/* Makes and maps a row: what the quantizer reads. */
 template <typename T, int V, int TEAM, bool BACK>
-__device__ static inline T *make_row(T *made, T *mixed, const args_t<T> &a, int64_t row, int lane,
-                                     act_row_t &quantizer)
+__device__ static inline act_row_t make_row(T *made, T *apart, const args_t<T> &a, int64_t row,
+                                            int lane)
 {
     if (a.make == QY_MAKE_RMSNORM)
         make_norm<T, V, TEAM, BACK, false>(made, a, row, lane);
@@ -115,16 +106,12 @@ __device__ static inline T *make_row(T *made, T *mixed, const args_t<T> &a, int6
         make_norm<T, V, TEAM, BACK, true>(made, a, row, lane);
     else
         make_product<T, V, TEAM>(made, a, row, lane);
-    if (!a.map.whole) { /* every thread reads what it wrote */
-        quantizer = act_row_of<T, V, TEAM>(made, a.d, lane, a.q_max);
-        return made;
+    if (a.map.special) { /* else every thread reads what it wrote */
+        team_sync<TEAM>();
+        mix_row<T, TEAM>(made, apart, a.map, lane);
+        team_sync<TEAM>();
     }
-    float lo = INFINITY, hi = -INFINITY;
-    team_sync<TEAM>();
-    mix_row<T, TEAM>(mixed, made, a.map, a.d, lane, lo, hi);
-    team_sync<TEAM>();
-    quantizer = act_row<TEAM>(lo, hi, a.q_max);
-    return mixed;
+    return act_row_of<T, V, TEAM>(made, a.d, lane, a.q_max);
 }
 
 /* From the gradient g of what was made to the outputs; every thread reads what it needs alone. */
@@ -136,6 +123,9 @@ __device__ static inline void finish_row(const T *gradient, const args_t<T> &a, 
     for (int64_t i = lane * V; i < a.d; i += TEAM * V) {
         int64_t at = row * a.d + i;
         load<V>(g, gradient + i);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            g[j] = summed<T>(g[j], a.back);
         if (a.make == QY_MAKE_SILU_MUL) {
             load<V>(v, a.x + at);
             load<V>(u, a.up + at);
@@ -157,24 +147,22 @@ __device__ static inline void finish_row(const T *gradient, const args_t<T> &a, 
 }
 
 template <typename T, int V, int TEAM>
-__device__ static inline void backward_row(T *made, T *mixed, const args_t<T> &a, int64_t row,
+__device__ static inline void backward_row(T *made, T *apart, const args_t<T> &a, int64_t row,
                                            int lane)
 {
-    act_row_t quantizer;
-    T *read = make_row<T, V, TEAM, true>(made, mixed, a, row, lane, quantizer);
-    act_gradient<T, V, TEAM>(read, a.dy + row * a.d, read, a.d, lane, quantizer);
-    if (a.map.whole) {
-        float lo = 0.0f, hi = 0.0f; /* of no use here */
+    act_row_t quantizer = make_row<T, V, TEAM, true>(made, apart, a, row, lane);
+    act_gradient<T, V, TEAM>(made, a.dy + row * a.d, made, a.d, lane, quantizer);
+    if (a.back.special) {
         team_sync<TEAM>();
-        mix_row<T, TEAM>(made, mixed, a.back, a.d, lane, lo, hi);
+        mix_row<T, TEAM>(made, apart, a.back, lane);
         team_sync<TEAM>();
     }
     finish_row<T, V, TEAM>(made, a, row, lane);
 }
 
 /*
- * A team owns a row at a time and keeps two copies of it, as made and as mapped, in shared memory
- * (SPILL: in device memory). A copy is next written after a team_sync that follows its last use.
+ * A team owns a row at a time and keeps it, and its special places apart, in shared memory (SPILL:
+ * in device memory). Between rows a thread reads only what it wrote, so that it may go ahead.
  */
 template <typename T, int V, int TEAM, bool BACK, bool SPILL>
 static __global__ void __launch_bounds__(TEAM *QY_TEAMS<TEAM>, TEAM == QY_WIDE_TEAM ? 2 : 4)
@@ -182,18 +170,16 @@ static __global__ void __launch_bounds__(TEAM *QY_TEAMS<TEAM>, TEAM == QY_WIDE_T
 {
     extern __shared__ uint4 shared[];
     int team = threadIdx.x / TEAM, lane = threadIdx.x % TEAM;
-    int64_t copies = a.map.whole ? 2 : 1;
-    T *made = SPILL ? a.spill + blockIdx.x * copies * a.pitch
-                    : reinterpret_cast<T *>(shared) + team * copies * a.pitch;
-    T *mixed = made + a.pitch;
+    T *made = SPILL ? a.spill + blockIdx.x * (a.pitch + a.apart)
+                    : reinterpret_cast<T *>(shared) + team * (a.pitch + a.apart);
+    T *apart = made + a.pitch;
     for (int64_t row = (int64_t)blockIdx.x * QY_TEAMS<TEAM> + team; row < a.m;
          row += (int64_t)gridDim.x * QY_TEAMS<TEAM>) {
         if (BACK) {
-            backward_row<T, V, TEAM>(made, mixed, a, row, lane);
+            backward_row<T, V, TEAM>(made, apart, a, row, lane);
         } else {
-            act_row_t quantizer;
-            const T *read = make_row<T, V, TEAM, false>(made, mixed, a, row, lane, quantizer);
-            act_store<T, V, TEAM>(a.out + row * a.d, read, a.d, lane, quantizer);
+            act_row_t quantizer = make_row<T, V, TEAM, false>(made, apart, a, row, lane);
+            act_store<T, V, TEAM>(a.out + row * a.d, made, a.d, lane, quantizer);
         }
     }
 }
@@ -211,8 +197,8 @@ static qy_status_t shared_limit(const qy_device_t *dev, size_t *bytes, qy_error_
 template <typename T, int V, int TEAM, bool BACK>
 static qy_status_t launch(const qy_device_t *dev, args_t<T> a, qy_error_t *err)
 {
-    size_t copies = (size_t)a.pitch * sizeof(T) * (a.map.whole ? 2 : 1);
-    size_t shared = copies * QY_TEAMS<TEAM>, limit;
+    size_t bytes = (size_t)(a.pitch + a.apart) * sizeof(T);
+    size_t shared = bytes * QY_TEAMS<TEAM>, limit;
     QY_TRY(shared_limit(dev, &limit, err));
     if (TEAM == 32 || shared <= limit) {
         if (shared > PLAIN_SHARED)
@@ -225,13 +211,13 @@ static qy_status_t launch(const qy_device_t *dev, args_t<T> a, qy_error_t *err)
     }
     if constexpr (TEAM != 32) {
         /* as many blocks as the scratch memory that every plan counts has room for */
-        int64_t blocks = (int64_t)(QY_CUDA_SCRATCH / copies), m = a.m;
+        int64_t blocks = (int64_t)(QY_CUDA_SCRATCH / bytes), m = a.m;
         void *spill;
         if (blocks > SPILL_BLOCKS)
             blocks = SPILL_BLOCKS;
         if (blocks < 1)
             blocks = 1;
-        QY_TRY(qy_cuda_scratch(dev, &spill, (size_t)blocks * copies, err));
+        QY_TRY(qy_cuda_scratch(dev, &spill, (size_t)blocks * bytes, err));
         a.spill = static_cast<T *>(spill);
         QY_LAUNCH(activation_kernel<T, V, TEAM, BACK, true>
                   <<<(unsigned)(blocks < m ? blocks : m), TEAM, 0, qy_stream(dev)>>>(a));
@@ -246,6 +232,9 @@ static qy_status_t run(const qy_device_t *dev, args_t<T> a, qy_error_t *err)
     bool packs = a.d % V == 0 && qy_aligned(a.out, a.out_up, a.dy, a.x, a.up) &&
                  qy_aligned(a.w, a.b);
     a.pitch = qy_blocks(a.d, V) * V;
+    a.apart = qy_blocks(a.map.n_special, V) * V;
+    if (BACK && a.back.n_special > a.map.n_special)
+        a.apart = qy_blocks(a.back.n_special, V) * V;
     QY_WITH_TEAM(a.d, TEAM, {
         if (packs)
             return launch<T, V, TEAM, BACK>(dev, a, err);
@@ -257,8 +246,8 @@ static plan_t plan_of(const qy_column_plan_t *p)
 {
     if (!p)
         return {};
-    return {qy_data<int32_t>(p->whole), qy_data<int32_t>(p->offsets), qy_data<int32_t>(p->items),
-            qy_data<float>(p->weights)};
+    return {qy_data<int32_t>(p->special), qy_data<int32_t>(p->offsets), qy_data<int32_t>(p->items),
+            qy_data<float>(p->weights), (int)p->n_special};
 }
 
 template <typename T>

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Scores zero-shot tasks with transformers, one sequence at a time, and compares with `quarry eval --items`.
 
-    score_torch.py MODEL_DIR TASK.mc.jsonl... [--items FILE] [--dtype float32|float16|bfloat16] [--device cpu|cuda]
-                   [--tolerance T] [--limit N] [--write FILE]
+    score_torch.py MODEL_DIR [TASK.mc.jsonl...] [--items FILE] [--dtype float32|float16|bfloat16] [--device cpu|cuda]
+                   [--tolerance T] [--limit N] [--write FILE] [--text FILE --sequence-length N]
+
+With --text it prints the perplexity of the text, cut as `quarry eval` cuts it, for a look side by side.
 
 Independent of Quarry on purpose: transformers' model and tokenizer, log_softmax in f32, no padding. With --items it
 compares the −log likelihood of every continuation (|difference| <= T nats for each of its tokens) and both choices
@@ -17,7 +19,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 def arguments():
     p = argparse.ArgumentParser()
     p.add_argument("model")
-    p.add_argument("tasks", nargs="+")
+    p.add_argument("tasks", nargs="*")
+    p.add_argument("--text")
+    p.add_argument("--sequence-length", type=int, default=1024)
     p.add_argument("--items")
     p.add_argument("--dtype", default="float32")
     p.add_argument("--device", default="cpu")
@@ -69,10 +73,25 @@ def compare(line, item, scores, tokens, tolerance, worst):
     return problems
 
 
+@torch.no_grad()
+def perplexity(model, tokenizer, path, length, device):
+    """Of windows scored alone; no special tokens, the rest of the text dropped."""
+    with open(path, encoding="utf-8") as f:
+        ids = torch.tensor(tokenizer(f.read(), add_special_tokens=False)["input_ids"])
+    windows = ids[: len(ids) // length * length].view(-1, length)
+    total = 0.0
+    for window in windows:
+        logits = model(window[None].to(device)).logits[0, :-1].float()
+        total += torch.nn.functional.cross_entropy(logits, window[1:].to(device), reduction="none").double().sum().item()
+    return math.exp(total / (len(windows) * (length - 1))), len(windows)
+
+
 def main():
     a = arguments()
     tokenizer = AutoTokenizer.from_pretrained(a.model)
     model = AutoModelForCausalLM.from_pretrained(a.model, dtype=getattr(torch, a.dtype)).to(a.device).eval()
+    if a.text:
+        print("%s: perplexity %.4f (%d windows)" % (a.text, *perplexity(model, tokenizer, a.text, a.sequence_length, a.device)))
     items = {}
     if a.items:
         with open(a.items) as f:

@@ -73,10 +73,7 @@ static void open_site(site_t *s, qy_device_t *dev, qy_make_t make, int64_t m, in
     s->w = bench_make(dev, QY_F32, 1, &c, 20, 1.0f);
     s->rstd = bench_make(dev, QY_F32, 1, &m, 21, 1.0f);
     open_map(s, c);
-    const qy_channel_map_t *p = &s->map;
-    s->to = (qy_column_plan_t){&p->whole, &p->offsets, &p->items, &p->weights};
-    s->back =
-        (qy_column_plan_t){&p->back_whole, &p->back_offsets, &p->back_items, &p->back_weights};
+    qy_block_map_plans(&s->map, &s->to, &s->back);
     s->a = (qy_activation_t){.make = make,
                              .x = &s->x,
                              .up = &s->up,

@@ -103,9 +103,8 @@ def place_plan(n):
     first, weight, second = torch.arange(n, device=dev), torch.ones(n, device=dev), [0, 0]
     whole = n // 64 * 64 if c["maps"] == "1" else 0
     at = torch.arange(0, whole, 64, device=dev)
-    for place in range(1, 5):
-        first[at + place] += 1
-    for place in (0, 4, 5):
+    first[at + 1] += 4
+    for place in (0, 1, 5):
         weight[at + place] = 0.5
     return first, weight, at, at + 1
 

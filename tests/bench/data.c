@@ -212,9 +212,9 @@ void bench_channels(int32_t *offsets, int32_t *items, int64_t c)
         items[k] = -1;
     offsets[0] = 0;
     for (int64_t j = 0; j < c; j++) {
-        int64_t at = j % 64, moved = j / 64 * 64 + 63 < c && at < 5;
-        items[n++] = (int32_t)(j + (moved && at > 0));
-        if (moved && at == 0)
+        int64_t at = j / 64 * 64 + 63 < c ? j % 64 : 63;
+        items[n++] = (int32_t)(at == 1 ? j + 4 : j);
+        if (at == 0)
             items[n++] = (int32_t)j + 1;
         offsets[j + 1] = n;
     }

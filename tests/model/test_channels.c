@@ -132,11 +132,36 @@ static void test_whole_plan(void **state)
     apply(got_x, got_w, x, w, offsets, items, 5);
     assert_near(got_x, want_x, 5);
     assert_near(got_w, want_w, 5);
-    qy_channels_count(offsets, items, 5, &n_split, &n_merged);
+    assert_int_equal(qy_channels_count(offsets, items, 5, &n_split, &n_merged, &err), QY_OK);
     assert_int_equal(n_split, 1);
     assert_int_equal(n_merged, 1);
     assert_false(qy_channels_is_identity(offsets, items, 5));
     assert_int_equal(qy_channels_check(offsets, items, 5, &err), QY_OK);
+}
+
+/* Channel 1 in three places, 4 into 2, 6 into 3: the copies of 1 take the places of 4 and 6. What
+ * the places hold is the same, in the same order within a place. */
+static void test_settle(void **state)
+{
+    (void)state;
+    const int32_t copies[] = {1, 3, 1, 1, 1, 1, 1};
+    const int32_t into[] = {-1, -1, -1, -1, -1, -1, 4, -1, 5};
+    const int32_t want_offsets[] = {0, 1, 2, 4, 6, 7, 8, 9};
+    const int32_t want_items[] = {0, 1, 2, 4, 3, 6, 1, 5, 1, -1, -1, -1, -1, -1};
+    int32_t origin[9], offsets[8], items[14];
+    int64_t n_split, n_merged;
+    qy_error_t err;
+    qy_channels_expand(origin, copies, 7);
+    assert_int_equal(qy_channels_plan(offsets, items, origin, into, 9, 7, &err), QY_OK);
+    assert_int_equal(qy_channels_settle(offsets, items, 7, &err), QY_OK);
+    assert_memory_equal(offsets, want_offsets, sizeof offsets);
+    assert_memory_equal(items, want_items, sizeof items);
+    assert_int_equal(qy_channels_check(offsets, items, 7, &err), QY_OK);
+    assert_int_equal(qy_channels_count(offsets, items, 7, &n_split, &n_merged, &err), QY_OK);
+    assert_int_equal(n_split, 1);
+    assert_int_equal(n_merged, 2);
+    assert_int_equal(qy_channels_settle(offsets, items, 7, &err), QY_OK); /* nothing to move */
+    assert_memory_equal(items, want_items, sizeof items);
 }
 
 /* The cheapest first; of equal ones the first. */
@@ -195,7 +220,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_split),     cmocka_unit_test(test_many_into_one),
         cmocka_unit_test(test_odd_many),  cmocka_unit_test(test_whole_plan),
-        cmocka_unit_test(test_choose),    cmocka_unit_test(test_identity),
+        cmocka_unit_test(test_settle),    cmocka_unit_test(test_choose),    cmocka_unit_test(test_identity),
         cmocka_unit_test(test_bad_plans),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -294,7 +294,7 @@ static void split(case_t *c)
         int32_t *offsets = malloc((size_t)(n + 1) * sizeof *offsets);
         int32_t *items = malloc((size_t)(QY_MAP_ITEMS * n) * sizeof *items);
         plan_splits(offsets, items, n);
-        qy_channels_count(offsets, items, n, &n_split, &n_merged);
+        test_ok(qy_channels_count(offsets, items, n, &n_split, &n_merged, &err), err);
         assert_true(n_split == 2 && n_merged == 1);
         test_ok(qy_decorate_map(&c->params.map[sites[i]], c->g.dev, offsets, items, n, &err), err);
         test_drop(offsets, items);

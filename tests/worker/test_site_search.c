@@ -117,6 +117,7 @@ static void consistent(const qy_device_t *dev)
 {
     int32_t offsets[C + 1], items[2 * C];
     int64_t n_split, n_merged;
+    qy_error_t err = {0};
     qy_site_found_t found;
     if (dev->compute != QY_F32)
         return;
@@ -125,7 +126,7 @@ static void consistent(const qy_device_t *dev)
     check("loss", found.loss, .0054040);
     check("threshold", found.threshold, 3.814453125);
     assert_int_equal(found.n_tried, 5);
-    qy_channels_count(offsets, items, C, &n_split, &n_merged);
+    test_ok(qy_channels_count(offsets, items, C, &n_split, &n_merged, &err), err);
     assert_int_equal(n_split, 2);
     assert_true(merged(offsets, items, 6, 10) && merged(offsets, items, 5, 9));
 }
