@@ -74,9 +74,8 @@ static void test_ranges(void **state)
             float got[256], step = qy_f16_to_f32(0x2d55);
             int zero = e->code_bits ? levels - 1 : flip ? e->high : -e->low;
             for (int j = 0; j < n; j++)
-                codes[j] = (uint8_t)((7 * j + j / 11) % levels);
-            codes[n - 1] = (uint8_t)(levels - 1);
-            codes[0] = 0;
+                codes[j] =
+                    (uint8_t)(j == 0 ? 0 : j == n - 1 ? levels - 1 : (7 * j + j / 11) % levels);
             qy_gguf_source_t src = {.codes = codes, .zero = zero, .step = 0x2d55};
             assert_true(e->encode(block, &src));
             format->decode(got, block);
