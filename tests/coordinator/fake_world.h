@@ -19,7 +19,7 @@ struct world {
     fake_run_t *run;
     qy_link_t *link;
     qy_dispatch_t *dispatch;
-    volatile sig_atomic_t stop;
+    atomic_int stop;
     trick_t trick;
     int played;                    /* times the trick was done */
     qy_task_t kept;                /* one that a trick has kept for later */

@@ -134,7 +134,7 @@ static void test_saves(void **state)
 {
     (void)state;
     qy_device_t *dev = test_cpu(1);
-    const volatile sig_atomic_t stop = 1;
+    const atomic_int stop = 1;
     const qy_hooks_t go = {0}, stopped = {.stop = &stop};
     atomic_int cancel;
     atomic_init(&cancel, 0);
