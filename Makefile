@@ -10,7 +10,7 @@ PACKAGES := build-essential cmake ninja-build pkg-config python3 openmpi-bin lib
 	libhdf5-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libopenblas-dev \
 	liblapacke-dev libcmocka-dev zlib1g-dev libxxhash-dev libssl-dev python3-h5py
 
-.PHONY: all deps build demo check sanitize accuracy clients fuzz format install clean
+.PHONY: all deps build demo check sanitize tsan accuracy clients fuzz format install clean
 
 all: build
 
@@ -44,6 +44,10 @@ check: build
 sanitize: deps
 	@cmake --preset dev >/dev/null && cmake --build --preset dev -j $(JOBS) && ctest --preset dev -j 2
 
+# The tests of what runs beside the main thread, under ThreadSanitizer.
+tsan: deps
+	@cmake --preset tsan >/dev/null && cmake --build --preset tsan -j $(JOBS) && ctest --preset tsan -j 2
+
 # Runs the table of docs/accuracy.md and writes it anew (about an hour on two cores).
 accuracy: build
 	@tests/accuracy/run.py --quarry $(BUILD)/quarry --write docs/accuracy.md
@@ -67,4 +71,4 @@ install: build
 	@cmake --install $(BUILD) --prefix $(PREFIX)
 
 clean:
-	@rm -rf build build-dev build-cuda build-cuda-debug build-fuzz demo-run
+	@rm -rf build build-dev build-cuda build-cuda-debug build-tsan build-fuzz demo-run

@@ -25,7 +25,7 @@ static const double halt_interval_s = 0.25;
 
 typedef struct {
     qy_progress_view_t view;
-    const volatile sig_atomic_t *stop;
+    const atomic_int *stop;
     qy_dispatch_t *dispatch; /* rank 0's; NULL until it is there */
     qy_lock_t *lock;         /* rank 0's */
     int mpi, rank, n_ranks;

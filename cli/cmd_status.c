@@ -22,7 +22,7 @@ int qy_cmd_status(int argc, char **argv)
         fprintf(stderr, "quarry status: a run directory is needed\n");
         return QY_EXIT_INPUT;
     }
-    const volatile sig_atomic_t *stop = qy_door_catch_stop();
+    const atomic_int *stop = qy_door_catch_stop();
     qy_error_t err = {0};
     for (;;) {
         if (watch && isatty(STDOUT_FILENO))

@@ -1,5 +1,6 @@
 #include "cli/door.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -87,7 +88,7 @@ int qy_door_options(int argc, char **argv, const char *usage, const qy_option_t 
     return -1;
 }
 
-static volatile sig_atomic_t stop_requested; /* what a signal handler may touch */
+static atomic_int stop_requested; /* set by a signal handler, read by several threads */
 
 static void request_stop(int signal_number)
 {
@@ -95,7 +96,7 @@ static void request_stop(int signal_number)
     stop_requested = 1;
 }
 
-const volatile sig_atomic_t *qy_door_catch_stop(void)
+const atomic_int *qy_door_catch_stop(void)
 {
     struct sigaction action = {.sa_handler = request_stop};
     sigemptyset(&action.sa_mask);

@@ -3,7 +3,7 @@
 #ifndef QY_CLI_DOOR_H
 #define QY_CLI_DOOR_H
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #include "base/status.h"
 
@@ -40,7 +40,7 @@ int qy_door_options(int argc, char **argv, const char *usage, const qy_option_t 
 
 /* SIGINT, SIGTERM and SIGUSR1 ask for a stop, also those that were held back so far; the flag that
  * they set. */
-const volatile sig_atomic_t *qy_door_catch_stop(void);
+const atomic_int *qy_door_catch_stop(void);
 /* The same without a signal. */
 void qy_door_ask_stop(void);
 

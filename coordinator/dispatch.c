@@ -386,7 +386,7 @@ static qy_status_t watch_silence(qy_dispatch_t *d, qy_error_t *err)
     return QY_OK;
 }
 
-static qy_status_t turn(qy_dispatch_t *d, const volatile sig_atomic_t *stop, qy_error_t *err)
+static qy_status_t turn(qy_dispatch_t *d, const atomic_int *stop, qy_error_t *err)
 {
     if (d->asked || (stop && *stop))
         qy_stopping_begin(d);
@@ -425,7 +425,7 @@ static void end_run(qy_dispatch_t *d)
     d->over = true;
 }
 
-qy_status_t qy_dispatch_poll(qy_dispatch_t *dispatch, const volatile sig_atomic_t *stop, int *done,
+qy_status_t qy_dispatch_poll(qy_dispatch_t *dispatch, const atomic_int *stop, int *done,
                              qy_error_t *err)
 {
     qy_dispatch_t *d = dispatch;

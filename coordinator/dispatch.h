@@ -6,7 +6,7 @@
 #ifndef QY_COORDINATOR_DISPATCH_H
 #define QY_COORDINATOR_DISPATCH_H
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #include "coordinator/ledger.h"
 #include "jobs/link.h"
@@ -36,7 +36,7 @@ void qy_dispatch_destroy(qy_dispatch_t **dispatch);
 /* Takes in what arrived and does what follows. *done: the run is over (all phases, or it failed;
  * then the status says how). A stop request (*stop ≠ 0, or of a worker) tells all workers to save
  * what they are at and, when they have, ends with STOPPED. */
-qy_status_t qy_dispatch_poll(qy_dispatch_t *dispatch, const volatile sig_atomic_t *stop, int *done,
+qy_status_t qy_dispatch_poll(qy_dispatch_t *dispatch, const atomic_int *stop, int *done,
                              qy_error_t *err);
 
 #endif

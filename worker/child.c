@@ -302,8 +302,8 @@ static qy_status_t receive_task(int fd, qy_task_t *task, int *any, qy_error_t *e
 }
 
 /* One task; *well: it has ended so that this process may take another. */
-static qy_status_t serve_one(int fd, const qy_task_t *task, const volatile sig_atomic_t *stop,
-                             int *well, qy_error_t *err)
+static qy_status_t serve_one(int fd, const qy_task_t *task, const atomic_int *stop, int *well,
+                             qy_error_t *err)
 {
     qy_result_t result;
     void *bytes;
@@ -322,7 +322,7 @@ static qy_status_t serve_one(int fd, const qy_task_t *task, const volatile sig_a
     return status;
 }
 
-qy_status_t qy_child_serve(int fd, const volatile sig_atomic_t *stop, qy_error_t *err)
+qy_status_t qy_child_serve(int fd, const atomic_int *stop, qy_error_t *err)
 {
     qy_task_t task;
     int any = 1, well = 1;

@@ -9,7 +9,7 @@
 #ifndef QY_WORKER_CHILD_H
 #define QY_WORKER_CHILD_H
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #include "jobs/protocol.h"
 
@@ -47,6 +47,6 @@ qy_status_t qy_child_settle(qy_error_t *err);
 
 /* Reads tasks from fd, runs each until it is done or *stop ≠ 0, answers on fd; leaves after one
  * that did not end well, or where the worker has closed its end. */
-qy_status_t qy_child_serve(int fd, const volatile sig_atomic_t *stop, qy_error_t *err);
+qy_status_t qy_child_serve(int fd, const atomic_int *stop, qy_error_t *err);
 
 #endif

@@ -2,15 +2,15 @@
 #ifndef QY_WORKER_HOOKS_H
 #define QY_WORKER_HOOKS_H
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #include "worker/fault.h"
 
 typedef struct {
     void (*progress)(void *context, const qy_progress_t *progress);
     void *context;
-    const volatile sig_atomic_t *stop; /* ≠ 0: end with STOPPED at the next step; may be NULL */
-    qy_fault_t *fault;                 /* on purpose; may be NULL */
+    const atomic_int *stop; /* ≠ 0: end with STOPPED at the next step; may be NULL */
+    qy_fault_t *fault;      /* on purpose; may be NULL */
 } qy_hooks_t;
 
 /* Passes progress on, at most about twice a second unless it is a finished block; *last is the

@@ -6,7 +6,7 @@
 #ifndef QY_WORKER_SERVE_H
 #define QY_WORKER_SERVE_H
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #include "jobs/link.h"
 #include "jobs/plan.h"
@@ -17,9 +17,9 @@ typedef struct qy_server qy_server_t;
 /* How E2E-QP, which works in the rank itself, talks to the other ranks, lets others have their turn
  * and is told to stop. */
 typedef struct {
-    qy_pipe_t *pipe;                   /* borrowed; NULL: one rank */
-    const volatile sig_atomic_t *stop; /* the rank was asked to stop the run */
-    void (*turn)(void *context);       /* called after every update; may be NULL */
+    qy_pipe_t *pipe;             /* borrowed; NULL: one rank */
+    const atomic_int *stop;      /* the rank was asked to stop the run */
+    void (*turn)(void *context); /* called after every update; may be NULL */
     void *context;
 } qy_server_hooks_t;
 

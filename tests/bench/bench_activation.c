@@ -20,8 +20,7 @@
 enum { N_SAMPLES = 11, PER = 50 };
 
 typedef struct {
-    char device[32], compute[8];
-    bench_shape_t shape;
+    bench_common_t on;
     long bits;
 } config_t;
 
@@ -47,17 +46,14 @@ static void usage(void)
 static void open_map(site_t *s, int64_t c)
 {
     qy_arena_t arena;
-    int32_t *offsets = malloc((size_t)(c + 1) * sizeof *offsets);
-    int32_t *items = malloc((size_t)(QY_MAP_ITEMS * c) * sizeof *items);
-    if (!offsets || !items)
-        exit(1);
+    int32_t *offsets, *items;
     qy_arena_init(&arena, "map", NULL, 0);
     bench_need(qy_block_map_take(&s->map, c, &arena, &err), err);
     size_t bytes = arena.peak;
     bench_need(qy_device_alloc(s->dev, &s->memory, bytes, &err), err);
     qy_arena_init(&arena, "map", s->memory, bytes);
     bench_need(qy_block_map_take(&s->map, c, &arena, &err), err);
-    bench_channels(offsets, items, c);
+    bench_channels(&offsets, &items, c);
     bench_need(qy_decorate_map(&s->map, s->dev, offsets, items, c, &err), err);
     free(offsets);
     free(items);
@@ -146,7 +142,7 @@ static double median_ms(site_t *s, void (*run)(site_t *))
 static void time_site(qy_device_t *dev, const config_t *c, qy_make_t make, int64_t cols)
 {
     site_t s;
-    open_site(&s, dev, make, c->shape.length, cols, (int)c->bits);
+    open_site(&s, dev, make, c->on.shape.length, cols, (int)c->bits);
     double one = median_ms(&s, forward), single = median_ms(&s, forward_singly);
     double back = median_ms(&s, backward), back_single = median_ms(&s, backward_singly);
     double row = (double)qy_tensor_bytes(&s.x) * 1e-6;
@@ -161,17 +157,14 @@ static void time_site(qy_device_t *dev, const config_t *c, qy_make_t make, int64
 
 int main(int argc, char **argv)
 {
-    config_t c = {.device = "cuda:0", .compute = "bf16", .bits = 4};
+    config_t c = {.on = bench_common("70b"), .bits = 4};
     qy_device_t *dev;
-    bench_preset(&c.shape, "70b");
-    const bench_key_t keys[] = {{"bits", &c.bits, NULL, 0},
-                                {"device", NULL, c.device, sizeof c.device},
-                                {"compute", NULL, c.compute, sizeof c.compute}};
-    bench_read_keys(&c.shape, keys, sizeof keys / sizeof *keys, argc, argv, usage);
-    bench_need(qy_device_open(&dev, c.device, c.compute, 0, &err), err);
-    printf("%s; %s; %lld tokens\n", dev->model, c.compute, (long long)c.shape.length);
-    time_site(dev, &c, QY_MAKE_RMSNORM, c.shape.hidden);
-    time_site(dev, &c, QY_MAKE_SILU_MUL, c.shape.intermediate);
+    const bench_key_t keys[] = {BENCH_NUMBER(&c, bits)};
+    bench_read_keys(&c.on, keys, sizeof keys / sizeof *keys, argc, argv, usage);
+    bench_need(qy_device_open(&dev, c.on.device, c.on.compute, 0, &err), err);
+    printf("%s; %s; %lld tokens\n", dev->model, c.on.compute, (long long)c.on.shape.length);
+    time_site(dev, &c, QY_MAKE_RMSNORM, c.on.shape.hidden);
+    time_site(dev, &c, QY_MAKE_SILU_MUL, c.on.shape.intermediate);
     qy_device_close(&dev);
     return 0;
 }

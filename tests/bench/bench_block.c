@@ -23,8 +23,8 @@ enum { BATCHES = 4, PRINTED_LOSSES = 8, MAX_SAMPLES = 1000 };
 static const float weight_lr = 1e-4f, quant_lr = 1e-4f;
 
 typedef struct {
-    char device[32], compute[8], dw[8], what[16];
-    bench_shape_t shape;
+    bench_common_t on;
+    char dw[8], what[16];
     long bits, group, batch, samples, per, recompute, graph;
 } config_t;
 
@@ -61,8 +61,7 @@ static void usage(void)
 
 static void read_config(config_t *c, int argc, char **argv)
 {
-    *c = (config_t){.device = "cuda:0",
-                    .compute = "bf16",
+    *c = (config_t){.on = bench_common("7b"),
                     .dw = "compute",
                     .what = "block-ap",
                     .bits = 2,
@@ -71,19 +70,11 @@ static void read_config(config_t *c, int argc, char **argv)
                     .samples = 20,
                     .per = 16,
                     .graph = 1};
-    bench_preset(&c->shape, "7b");
-    const bench_key_t keys[] = {{"bits", &c->bits, NULL, 0},
-                                {"group", &c->group, NULL, 0},
-                                {"batch", &c->batch, NULL, 0},
-                                {"samples", &c->samples, NULL, 0},
-                                {"per", &c->per, NULL, 0},
-                                {"recompute", &c->recompute, NULL, 0},
-                                {"graph", &c->graph, NULL, 0},
-                                {"device", NULL, c->device, sizeof c->device},
-                                {"compute", NULL, c->compute, sizeof c->compute},
-                                {"dw", NULL, c->dw, sizeof c->dw},
-                                {"what", NULL, c->what, sizeof c->what}};
-    bench_read_keys(&c->shape, keys, sizeof keys / sizeof *keys, argc, argv, usage);
+    const bench_key_t keys[] = {
+        BENCH_NUMBER(c, bits),    BENCH_NUMBER(c, group), BENCH_NUMBER(c, batch),
+        BENCH_NUMBER(c, samples), BENCH_NUMBER(c, per),   BENCH_NUMBER(c, recompute),
+        BENCH_NUMBER(c, graph),   BENCH_TEXT(c, dw),      BENCH_TEXT(c, what)};
+    bench_read_keys(&c->on, keys, sizeof keys / sizeof *keys, argc, argv, usage);
     if (c->samples < 1 || c->samples > MAX_SAMPLES || c->per < 1)
         usage();
 }
@@ -117,22 +108,25 @@ static void take_e2e(bench_t *b, int i, int64_t out, int64_t in, int64_t groups)
 static void take_all(bench_t *b, const qy_arch_t *arch)
 {
     const config_t *c = &b->c;
-    int64_t tokens = c->batch * c->shape.length, largest = 0, group = c->group;
+    int64_t tokens = c->batch * c->on.shape.length, largest = 0, group = c->group;
     int block_ap = strcmp(c->what, "block-ap") == 0;
     b->e2e = strcmp(c->what, "e2e") == 0;
-    bench_need(qy_block_init(&b->block, b->dev, arch, NULL, c->shape.length, &b->arena, &err), err);
-    bench_need(qy_block_params_take(&b->params, &b->block, &b->arena, &err), err);
-    bench_need(qy_block_acts_take(&b->acts, &b->block, c->batch, c->shape.length, &b->arena, &err),
+    bench_need(qy_block_init(&b->block, b->dev, arch, NULL, c->on.shape.length, &b->arena, &err),
                err);
-    take(b, &b->x, b->dev->compute, tokens, c->shape.hidden);
-    take(b, &b->y, b->dev->compute, tokens, c->shape.hidden);
+    bench_need(qy_block_params_take(&b->params, &b->block, &b->arena, &err), err);
+    bench_need(
+        qy_block_acts_take(&b->acts, &b->block, c->batch, c->on.shape.length, &b->arena, &err),
+        err);
+    take(b, &b->x, b->dev->compute, tokens, c->on.shape.hidden);
+    take(b, &b->y, b->dev->compute, tokens, c->on.shape.hidden);
     take(b, &b->loss, QY_F32, 1, MAX_SAMPLES);
     if (!block_ap && !b->e2e)
         return;
     bench_need(
-        qy_block_grads_take(&b->grads, &b->block, c->batch, c->shape.length, &b->arena, &err), err);
-    take(b, &b->goal, b->dev->compute, tokens, c->shape.hidden);
-    take(b, &b->dy, b->dev->compute, tokens, c->shape.hidden);
+        qy_block_grads_take(&b->grads, &b->block, c->batch, c->on.shape.length, &b->arena, &err),
+        err);
+    take(b, &b->goal, b->dev->compute, tokens, c->on.shape.hidden);
+    take(b, &b->dy, b->dev->compute, tokens, c->on.shape.hidden);
     take(b, &b->hyper, QY_F32, 1, QY_N_HYPER);
     take(b, &b->state, QY_F64, 1, QY_N_STATE);
     take(b, &b->flag, QY_F32, 1, 1);
@@ -171,7 +165,7 @@ static void make_batches(bench_t *b)
     const qy_device_t *dev = b->dev;
     size_t bytes = qy_tensor_bytes(&b->x);
     for (int i = 0; i < QY_N_LINEARS; i++)
-        bench_put(dev, &b->params.w[i], (uint64_t)(BENCH_STREAM_WEIGHT + i), BENCH_WEIGHT_SIZE);
+        bench_put_weights(dev, &b->params.w[i], i);
     for (int i = 0; i < QY_N_NORMS; i++)
         if (b->params.norm[i].data)
             bench_need(qy_fill(dev, &b->params.norm[i], 1.0f, &err), err);
@@ -179,7 +173,7 @@ static void make_batches(bench_t *b)
     for (int i = 0; i < BATCHES; i++) {
         bench_need(qy_device_host_alloc(dev, &b->host_x[i], bytes, &err), err);
         bench_need(qy_device_host_alloc(dev, &b->host_goal[i], bytes, &err), err);
-        bench_put(dev, &b->x, (uint64_t)(BENCH_STREAM_INPUT + i), BENCH_INPUT_SIZE);
+        bench_put_inputs(dev, &b->x, i);
         forward(b);
         bench_need(qy_device_download(dev, b->host_x[i], b->x.data, bytes, &err), err);
         bench_need(qy_device_download(dev, b->host_goal[i], b->y.data, bytes, &err), err);
@@ -191,7 +185,7 @@ static void start_linear(bench_t *b, int i)
     const qy_device_t *dev = b->dev;
     qy_quant_vars_t *v = &b->vars[i];
     qy_tensor_t *moments[] = {&v->w_m, &v->w_v, &v->s_m, &v->s_v, &v->z_m, &v->z_v};
-    bench_put(dev, &v->w, (uint64_t)(BENCH_STREAM_WEIGHT + i), BENCH_WEIGHT_SIZE);
+    bench_put_weights(dev, &v->w, i);
     bench_need(qy_quant_start(dev, &v->s, &v->z, &v->w, (int)b->c.bits, 0, 0, &err), err);
     bench_need(qy_fake_quant_fwd(dev, &b->params.w[i], &v->w, &v->s, &v->z, (int)b->c.bits, &err),
                err);
@@ -207,7 +201,7 @@ static void pack_linear(bench_t *b, int i)
     qy_tensor_t w =
         qy_tensor_2d(b->staging.data, QY_F32, b->params.w[i].shape[0], b->params.w[i].shape[1]);
     qy_tensor_t z = bench_make(dev, QY_F32, 2, b->s[i].shape, 0, 0.0f);
-    bench_put(dev, &w, (uint64_t)(BENCH_STREAM_WEIGHT + i), BENCH_WEIGHT_SIZE);
+    bench_put_weights(dev, &w, i);
     bench_need(qy_quant_start(dev, &b->s[i], &z, &w, (int)b->c.bits, 0, 0, &err), err);
     bench_need(qy_quant_freeze(dev, &b->codes[i], &b->s[i], &b->zeros[i], &w, &b->s[i], &z,
                                (int)b->c.bits, &err),
@@ -336,14 +330,14 @@ int main(int argc, char **argv)
     double samples[MAX_SAMPLES];
     read_config(&b.c, argc, argv);
     const config_t *c = &b.c;
-    const qy_arch_t arch = bench_arch(&c->shape);
-    bench_need(qy_device_open(&b.dev, c->device, c->compute, 0, &err), err);
+    const qy_arch_t arch = bench_arch(&c->on.shape);
+    bench_need(qy_device_open(&b.dev, c->on.device, c->on.compute, 0, &err), err);
     qy_arena_init(&b.arena, "bench", NULL, 0);
     take_all(&b, &arch);
     size_t peak = b.arena.peak;
     bench_need(qy_device_alloc(b.dev, &b.memory, peak, &err), err);
     qy_arena_init(&b.arena, "bench", b.memory, peak);
-    qy_device_stage(b.dev, (size_t)(c->batch * c->shape.length * c->shape.hidden) *
+    qy_device_stage(b.dev, (size_t)(c->batch * c->on.shape.length * c->on.shape.hidden) *
                                qy_dtype_bytes(b.dev->compute));
     take_all(&b, &arch);
     if (b.e2e) {
@@ -377,10 +371,10 @@ int main(int argc, char **argv)
         "%s %s %ldx%lld hidden %lld intermediate %lld heads %lld/%lld w%ldg%ld %s dw %s: median "
         "%.3f "
         "ms, least %.3f, most %.3f; arena %.2f GiB, allocated %.2f, device %.2f in use; %s; %s\n",
-        c->what, c->recompute ? "(recompute)" : "", c->batch, (long long)c->shape.length,
-        (long long)c->shape.hidden, (long long)c->shape.intermediate, (long long)c->shape.heads,
-        (long long)c->shape.kv_heads, c->bits, c->group, c->compute, c->dw, median, samples[0],
-        samples[c->samples - 1], (double)peak / (1 << 30),
+        c->what, c->recompute ? "(recompute)" : "", c->batch, (long long)c->on.shape.length,
+        (long long)c->on.shape.hidden, (long long)c->on.shape.intermediate,
+        (long long)c->on.shape.heads, (long long)c->on.shape.kv_heads, c->bits, c->group,
+        c->on.compute, c->dw, median, samples[0], samples[c->samples - 1], (double)peak / (1 << 30),
         (double)qy_device_peak(b.dev) / (1 << 30), (double)(total_bytes - free_bytes) / (1 << 30),
         b.dev->model, b.dev->libraries);
     free(losses);

@@ -24,8 +24,8 @@ enum { SAMPLES = 8, CHECKED_STEPS = 8, TIMED_STEPS = 32, MAX_ROUNDS = 100, STREA
 static const float outlier = 8.0f; /* of some channels' norm weights */
 
 typedef struct {
-    char device[32], compute[8], what[16];
-    bench_shape_t shape;
+    bench_common_t on;
+    char what[16];
     long bits, batch, rounds, maps;
 } config_t;
 
@@ -56,22 +56,12 @@ static void usage(void)
 
 static void read_config(config_t *c, int argc, char **argv)
 {
-    *c = (config_t){.device = "cuda:0",
-                    .compute = "bf16",
-                    .what = "round",
-                    .bits = 4,
-                    .batch = 1,
-                    .rounds = 5,
-                    .maps = 1};
-    bench_preset(&c->shape, "7b");
-    const bench_key_t keys[] = {{"bits", &c->bits, NULL, 0},
-                                {"batch", &c->batch, NULL, 0},
-                                {"rounds", &c->rounds, NULL, 0},
-                                {"maps", &c->maps, NULL, 0},
-                                {"device", NULL, c->device, sizeof c->device},
-                                {"compute", NULL, c->compute, sizeof c->compute},
-                                {"what", NULL, c->what, sizeof c->what}};
-    bench_read_keys(&c->shape, keys, sizeof keys / sizeof *keys, argc, argv, usage);
+    *c = (config_t){
+        .on = bench_common("7b"), .what = "round", .bits = 4, .batch = 1, .rounds = 5, .maps = 1};
+    const bench_key_t keys[] = {BENCH_NUMBER(c, bits), BENCH_NUMBER(c, batch),
+                                BENCH_NUMBER(c, rounds), BENCH_NUMBER(c, maps),
+                                BENCH_TEXT(c, what)};
+    bench_read_keys(&c->on, keys, sizeof keys / sizeof *keys, argc, argv, usage);
     if (c->rounds < 1 || c->rounds > MAX_ROUNDS || c->batch < 1 || c->batch > SAMPLES)
         usage();
 }
@@ -79,17 +69,11 @@ static void read_config(config_t *c, int argc, char **argv)
 /* What a round reads of a plan: one block, whole rows of weights. */
 static void make_plan(bench_t *b)
 {
-    qy_plan_t *p = b->plan = calloc(1, sizeof *p);
-    if (!p)
-        exit(1);
-    p->arch = b->model.arch;
-    p->group = -1;
+    qy_plan_t *p = b->plan =
+        bench_plan(&b->model.arch, &b->c.on.shape, SAMPLES, (int)b->c.bits, -1);
     p->spec.quantize.method = QY_METHOD_QLLM;
-    p->spec.quantize.weights.bits = (int)b->c.bits;
     p->spec.quantize.weights.group_size = -1;
     p->spec.quantize.activation_bits = p->spec.quantize.kv_bits = (int)b->c.bits;
-    p->spec.calibration.samples = SAMPLES;
-    p->spec.calibration.sequence_length = b->c.shape.length;
     p->spec.qllm.reassembly = p->spec.qllm.block_norms = true;
     p->spec.qllm.init = strcmp(b->c.what, "search") == 0 ? QY_INIT_LEAST_SQUARES : QY_INIT_MIN_MAX;
     p->spec.qllm.rank = 4;
@@ -101,15 +85,13 @@ static void make_plan(bench_t *b)
     p->qllm.search_samples = 1;
     p->qllm.steps_per_epoch = SAMPLES / b->c.batch;
     p->qllm.steps = TIMED_STEPS;
-    p->n_samples = SAMPLES;
-    p->n_segments = p->n_workers = p->segment_start[1] = 1;
 }
 
 static qy_status_t take(void *context, qy_arena_t *arena, qy_error_t *e)
 {
     bench_t *b = context;
     const qy_quant_form_t form = qy_plan_form(b->plan);
-    QY_TRY(qy_forward_take(&b->forward, b->dev, &b->model, &form, b->c.batch, b->c.shape.length,
+    QY_TRY(qy_forward_take(&b->forward, b->dev, &b->model, &form, b->c.batch, b->c.on.shape.length,
                            arena, e));
     return qy_qllm_take(&b->qllm, b->plan, &b->forward, arena, e);
 }
@@ -117,13 +99,13 @@ static qy_status_t take(void *context, qy_arena_t *arena, qy_error_t *e)
 static qy_stream_t *open_stream(bench_t *b)
 {
     qy_stream_t *s = NULL;
-    const bench_shape_t *shape = &b->c.shape;
+    const bench_shape_t *shape = &b->c.on.shape;
     size_t bytes = (size_t)(shape->length * shape->hidden) * qy_dtype_bytes(b->dev->compute);
     const qy_stream_options_t options = {.n = SAMPLES, .sample_bytes = bytes, .in_memory = SAMPLES};
     bench_need(qy_stream_create(&s, b->dev, &options, &err), err);
     for (int64_t i = 0; i < SAMPLES; i++) {
         qy_tensor_t x = qy_tensor_slice(&b->forward.x, 0, shape->length);
-        bench_put(b->dev, &x, (uint64_t)(BENCH_STREAM_INPUT + i), BENCH_INPUT_SIZE);
+        bench_put_inputs(b->dev, &x, i);
         bench_need(qy_stream_store(s, i, 1, 0, x.data, &err), err);
     }
     bench_need(qy_stream_flush(s, &err), err);
@@ -135,13 +117,9 @@ static void make_maps(bench_t *b)
 {
     for (int k = 0; k < 3; k++) {
         int64_t c = qy_site_channels(&b->model.arch, sites[k]);
-        int32_t *offsets = malloc((size_t)(c + 1) * sizeof *offsets);
-        int32_t *items = malloc((size_t)(QY_MAP_ITEMS * c) * sizeof *items);
-        if (!offsets || !items)
-            exit(1);
-        if (b->c.maps)
-            bench_channels(offsets, items, c);
-        else
+        int32_t *offsets, *items;
+        bench_channels(&offsets, &items, c);
+        if (!b->c.maps)
             qy_channels_identity(offsets, items, c);
         b->maps.map_offsets[sites[k]] = qy_tensor_1d(offsets, QY_I32, c + 1);
         b->maps.map_items[sites[k]] = qy_tensor_1d(items, QY_I32, QY_MAP_ITEMS * c);
@@ -251,9 +229,9 @@ int main(int argc, char **argv)
     double samples[MAX_ROUNDS];
     read_config(&b.c, argc, argv);
     const config_t *c = &b.c;
-    b.model.arch = bench_arch(&c->shape);
+    b.model.arch = bench_arch(&c->on.shape);
     make_plan(&b);
-    bench_need(qy_device_open(&b.dev, c->device, c->compute, 0, &err), err);
+    bench_need(qy_device_open(&b.dev, c->on.device, c->on.compute, 0, &err), err);
     bench_need(qy_device_take(b.dev, &b.memory, "bench", take, &b, &err), err);
     b.input = open_stream(&b);
     b.target = open_stream(&b);
@@ -267,9 +245,9 @@ int main(int argc, char **argv)
     double median = bench_median(samples, (int)c->rounds);
     printf("%s %ldx%lld hidden %lld intermediate %lld heads %lld/%lld w%lda%ld %s: median %.3f ms, "
            "least %.3f, most %.3f; allocated %.2f GiB; %s; %s\n",
-           c->what, c->batch, (long long)c->shape.length, (long long)c->shape.hidden,
-           (long long)c->shape.intermediate, (long long)c->shape.heads,
-           (long long)c->shape.kv_heads, c->bits, c->bits, c->compute, median, samples[0],
+           c->what, c->batch, (long long)c->on.shape.length, (long long)c->on.shape.hidden,
+           (long long)c->on.shape.intermediate, (long long)c->on.shape.heads,
+           (long long)c->on.shape.kv_heads, c->bits, c->bits, c->on.compute, median, samples[0],
            samples[c->rounds - 1], (double)qy_device_peak(b.dev) / (1 << 30), b.dev->model,
            b.dev->libraries);
     for (int k = 0; k < 3; k++) {

@@ -19,8 +19,8 @@
 enum { PATTERNS = 8 };
 
 typedef struct {
-    char device[32], compute[8], scratch[QY_PATH_MAX];
-    bench_shape_t shape;
+    bench_common_t on;
+    char scratch[QY_PATH_MAX];
     long samples, batch, epochs, memory, buffered, train;
 } config_t;
 
@@ -52,24 +52,17 @@ static void usage(void)
 
 static void read_config(config_t *c, int argc, char **argv)
 {
-    *c = (config_t){.device = "cuda:0",
-                    .compute = "bf16",
+    *c = (config_t){.on = bench_common("70b"),
                     .scratch = "/tmp",
                     .samples = 128,
                     .batch = 2,
                     .epochs = 1,
                     .train = 1};
-    bench_preset(&c->shape, "70b");
-    const bench_key_t keys[] = {{"samples", &c->samples, NULL, 0},
-                                {"batch", &c->batch, NULL, 0},
-                                {"epochs", &c->epochs, NULL, 0},
-                                {"memory", &c->memory, NULL, 0},
-                                {"buffered", &c->buffered, NULL, 0},
-                                {"train", &c->train, NULL, 0},
-                                {"device", NULL, c->device, sizeof c->device},
-                                {"compute", NULL, c->compute, sizeof c->compute},
-                                {"scratch", NULL, c->scratch, sizeof c->scratch}};
-    bench_read_keys(&c->shape, keys, sizeof keys / sizeof *keys, argc, argv, usage);
+    const bench_key_t keys[] = {BENCH_NUMBER(c, samples),  BENCH_NUMBER(c, batch),
+                                BENCH_NUMBER(c, epochs),   BENCH_NUMBER(c, memory),
+                                BENCH_NUMBER(c, buffered), BENCH_NUMBER(c, train),
+                                BENCH_TEXT(c, scratch)};
+    bench_read_keys(&c->on, keys, sizeof keys / sizeof *keys, argc, argv, usage);
     if (c->samples < c->batch || c->batch < 1 || c->epochs < 1 || c->memory < 0)
         usage();
 }
@@ -77,16 +70,9 @@ static void read_config(config_t *c, int argc, char **argv)
 /* What training and the estimate read of a plan: one block over all samples, w2g64. */
 static void make_plan(bench_t *b)
 {
-    qy_plan_t *p = b->plan = calloc(1, sizeof *p);
-    if (!p)
-        exit(1);
-    p->arch = b->model.arch;
-    p->group = 64;
+    qy_plan_t *p = b->plan = bench_plan(&b->model.arch, &b->c.on.shape, b->c.samples, 2, 64);
     p->spec.quantize.method = QY_METHOD_BLOCK_AP;
-    p->spec.quantize.weights.bits = 2;
     p->spec.quantize.activation_bits = p->spec.quantize.kv_bits = 16;
-    p->spec.calibration.samples = b->c.samples;
-    p->spec.calibration.sequence_length = b->c.shape.length;
     p->spec.block_ap.init = QY_INIT_MIN_MAX;
     p->spec.block_ap.lr_unit = QY_LR_UNIT_STEP;
     p->spec.block_ap.epochs = b->c.epochs;
@@ -94,8 +80,6 @@ static void make_plan(bench_t *b)
     p->spec.block_ap.shuffle = true;
     p->block_ap.steps_per_epoch = b->c.samples / b->c.batch;
     p->block_ap.steps = b->c.epochs * p->block_ap.steps_per_epoch;
-    p->n_samples = b->c.samples;
-    p->n_segments = p->n_workers = p->segment_start[1] = 1;
     p->block_ap.weight_lr = p->block_ap.quant_lr = 1e-3;
 }
 
@@ -103,7 +87,7 @@ static qy_status_t take(void *context, qy_arena_t *arena, qy_error_t *e)
 {
     bench_t *b = context;
     const qy_quant_form_t form = qy_plan_form(b->plan);
-    QY_TRY(qy_forward_take(&b->forward, b->dev, &b->model, &form, b->c.batch, b->c.shape.length,
+    QY_TRY(qy_forward_take(&b->forward, b->dev, &b->model, &form, b->c.batch, b->c.on.shape.length,
                            arena, e));
     return b->c.train ? qy_block_ap_take(&b->trainer, b->plan, &b->forward, 1, arena, e) : QY_OK;
 }
@@ -128,7 +112,7 @@ static double fill(bench_t *b)
     const qy_forward_t *f = &b->forward;
     double seconds = 0;
     for (long p = 0; p < PATTERNS; p++) {
-        bench_put(b->dev, &f->x, (uint64_t)(BENCH_STREAM_INPUT + p), BENCH_INPUT_SIZE);
+        bench_put_inputs(b->dev, &f->x, p);
         double began = qy_now_s();
         for (long at = p * b->c.batch; at + b->c.batch <= b->c.samples;
              at += PATTERNS * b->c.batch) {
@@ -184,7 +168,7 @@ static void print_plan(bench_t *b)
     p->stream_bytes = 2 * b->c.samples * (int64_t)b->sample_bytes;
     p->spec.resources.host_cache =
         in_file > 0 ? p->stream_bytes - 2 * in_file * (int64_t)b->sample_bytes + 1 : 0;
-    if (qy_speed_find(&speed, b->c.device, 0, &err) != QY_OK ||
+    if (qy_speed_find(&speed, b->c.on.device, 0, &err) != QY_OK ||
         qy_plan_estimate(p, &speed, &err) != QY_OK)
         printf("plan     %s\n", err.text);
     else
@@ -238,15 +222,16 @@ int main(int argc, char **argv)
     qy_block_weights_t weights;
     read_config(&b.c, argc, argv);
     const config_t *c = &b.c;
-    b.model.arch = bench_arch(&c->shape);
+    b.model.arch = bench_arch(&c->on.shape);
     make_plan(&b);
-    bench_need(qy_device_open(&b.dev, c->device, c->compute, 0, &err), err);
+    bench_need(qy_device_open(&b.dev, c->on.device, c->on.compute, 0, &err), err);
     bench_need(qy_device_take(b.dev, &b.memory, "bench", take, &b, &err), err);
-    b.sample_bytes = (size_t)(c->shape.length * c->shape.hidden) * qy_dtype_bytes(b.dev->compute);
+    b.sample_bytes =
+        (size_t)(c->on.shape.length * c->on.shape.hidden) * qy_dtype_bytes(b.dev->compute);
     b.input = open_stream(&b);
     b.target = open_stream(&b);
     printf("hidden %lld, %ld samples of %.1f MB a stream, %ld in memory, %s, %s\n",
-           (long long)c->shape.hidden, c->samples, (double)b.sample_bytes / 1e6, c->memory,
+           (long long)c->on.shape.hidden, c->samples, (double)b.sample_bytes / 1e6, c->memory,
            c->buffered ? "buffered" : "O_DIRECT where it works", c->scratch);
     double all = 2 * (double)c->samples * (double)b.sample_bytes / 1e9;
     double written = fill(&b), read = read_all(&b);

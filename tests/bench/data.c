@@ -40,25 +40,39 @@ static int read_shape(bench_shape_t *s, const char *key, const char *value)
     return strcmp(key, "preset") == 0 && bench_preset(s, value);
 }
 
-void bench_read_keys(bench_shape_t *shape, const bench_key_t *keys, size_t n, int argc, char **argv,
-                     void (*usage)(void))
+bench_common_t bench_common(const char *preset)
 {
+    bench_common_t c = {.device = "cuda:0", .compute = "bf16"};
+    bench_preset(&c.shape, preset);
+    return c;
+}
+
+static int read_key(const bench_key_t *keys, size_t n, const char *key, const char *value)
+{
+    size_t k = 0;
+    while (k < n && strcmp(keys[k].key, key) != 0)
+        k++;
+    if (k == n)
+        return 0;
+    if (keys[k].number)
+        *keys[k].number = strtol(value, NULL, 10);
+    else
+        snprintf(keys[k].text, keys[k].size, "%s", value);
+    return 1;
+}
+
+void bench_read_keys(bench_common_t *common, const bench_key_t *keys, size_t n, int argc,
+                     char **argv, void (*usage)(void))
+{
+    const bench_key_t shared[] = {BENCH_TEXT(common, device), BENCH_TEXT(common, compute)};
     for (int i = 1; i < argc; i++) {
         char *value = strchr(argv[i], '=');
-        size_t k = 0;
         if (!value)
             usage();
         *value++ = '\0';
-        if (read_shape(shape, argv[i], value))
-            continue;
-        while (k < n && strcmp(keys[k].key, argv[i]) != 0)
-            k++;
-        if (k == n)
+        if (!read_shape(&common->shape, argv[i], value) && !read_key(shared, 2, argv[i], value) &&
+            !read_key(keys, n, argv[i], value))
             usage();
-        if (keys[k].number)
-            *keys[k].number = strtol(value, NULL, 10);
-        else
-            snprintf(keys[k].text, keys[k].size, "%s", value);
     }
 }
 
@@ -140,6 +154,21 @@ void bench_weights_drop(qy_block_weights_t *w)
         free(w->norm[i].data);
 }
 
+qy_plan_t *bench_plan(const qy_arch_t *arch, const bench_shape_t *shape, int64_t samples, int bits,
+                      int64_t group)
+{
+    qy_plan_t *p = calloc(1, sizeof *p);
+    if (!p)
+        exit(1);
+    p->arch = *arch;
+    p->group = group;
+    p->spec.quantize.weights.bits = bits;
+    p->spec.calibration.samples = p->n_samples = samples;
+    p->spec.calibration.sequence_length = shape->length;
+    p->n_segments = p->n_workers = p->segment_start[1] = 1;
+    return p;
+}
+
 void bench_check(qy_status_t status, const qy_error_t *err)
 {
     if (status == QY_OK)
@@ -166,6 +195,16 @@ void bench_put(const qy_device_t *dev, const qy_tensor_t *t, uint64_t stream, fl
     if (t->dtype != QY_F32)
         qy_device_free(dev, &f32.data);
     free(host);
+}
+
+void bench_put_weights(const qy_device_t *dev, const qy_tensor_t *t, int64_t i)
+{
+    bench_put(dev, t, (uint64_t)(BENCH_STREAM_WEIGHT + i), BENCH_WEIGHT_SIZE);
+}
+
+void bench_put_inputs(const qy_device_t *dev, const qy_tensor_t *t, int64_t i)
+{
+    bench_put(dev, t, (uint64_t)(BENCH_STREAM_INPUT + i), BENCH_INPUT_SIZE);
 }
 
 qy_tensor_t bench_make(const qy_device_t *dev, qy_dtype_t dtype, int n_dims, const int64_t *shape,
@@ -205,9 +244,13 @@ float *bench_get(const qy_device_t *dev, const qy_tensor_t *t)
     return host;
 }
 
-void bench_channels(int32_t *offsets, int32_t *items, int64_t c)
+void bench_channels(int32_t **offsets_out, int32_t **items_out, int64_t c)
 {
     int32_t n = 0;
+    int32_t *offsets = *offsets_out = malloc((size_t)(c + 1) * sizeof *offsets);
+    int32_t *items = *items_out = malloc((size_t)(QY_MAP_ITEMS * c) * sizeof *items);
+    if (!offsets || !items)
+        exit(1);
     for (int64_t k = 0; k < QY_MAP_ITEMS * c; k++)
         items[k] = -1;
     offsets[0] = 0;

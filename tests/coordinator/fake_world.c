@@ -68,6 +68,13 @@ void world_say_hello_all(world_t *w)
         fake_say_hello(w->link, i, w->run->plan->hash);
 }
 
+void world_open(world_t *w, fake_run_t *run, int n_workers, trick_t trick)
+{
+    world_begin(w, run, n_workers);
+    w->trick = trick;
+    world_say_hello_all(w);
+}
+
 static void answer_e2e(world_t *w, int peer)
 {
     qy_result_t result = {.task_id = -1, .error = w->e2e_answer[peer]};
@@ -156,11 +163,30 @@ void world_drive_to_end(world_t *w)
         assert_true(w->told_to_leave[i]);
 }
 
+qy_error_t world_drive_to_failure(world_t *w, qy_status_t status)
+{
+    int done;
+    qy_error_t err = {0};
+    assert_int_equal(world_drive(w, &done, &err), status);
+    assert_true(done);
+    return err;
+}
+
+bool world_drive_turns(world_t *w, int turns)
+{
+    int done;
+    qy_error_t err;
+    w->turns_left = turns;
+    if (world_drive(w, &done, &err) != QY_OK)
+        fail_msg("%s", err.text);
+    w->turns_left = -1;
+    return done;
+}
+
 void world_finish_run(fake_run_t *run, int n_workers)
 {
     world_t w;
-    world_begin(&w, run, n_workers);
-    world_say_hello_all(&w);
+    world_open(&w, run, n_workers, NULL);
     world_drive_to_end(&w);
     world_end(&w);
 }

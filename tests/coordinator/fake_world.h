@@ -19,7 +19,7 @@ struct world {
     fake_run_t *run;
     qy_link_t *link;
     qy_dispatch_t *dispatch;
-    volatile sig_atomic_t stop;
+    atomic_int stop;
     trick_t trick;
     int played;                    /* times the trick was done */
     qy_task_t kept;                /* one that a trick has kept for later */
@@ -39,6 +39,8 @@ qy_dispatch_hooks_t world_hooks(world_t *w);
 void world_begin(world_t *w, fake_run_t *run, int n_workers);
 void world_end(world_t *w);
 void world_say_hello_all(world_t *w);
+/* Both, with workers that know a trick (or NULL). */
+void world_open(world_t *w, fake_run_t *run, int n_workers, trick_t trick);
 
 /* A worker's answer to a message of the coordinator. */
 void world_act(world_t *w, int peer, const qy_message_t *message);
@@ -49,6 +51,10 @@ bool world_act_all(world_t *w);
 qy_status_t world_drive(world_t *w, int *done, qy_error_t *err);
 /* To an end that must be good, with all workers told to leave. */
 void world_drive_to_end(world_t *w);
+/* To an end that must have this status; what the run says of it. */
+qy_error_t world_drive_to_failure(world_t *w, qy_status_t status);
+/* So many good turns at the most; whether the run is over. */
+bool world_drive_turns(world_t *w, int turns);
 /* A run from where it stands to its end with n good workers. */
 void world_finish_run(fake_run_t *run, int n_workers);
 

@@ -143,21 +143,15 @@ static void test_nonsense(void **state)
     for (which = 0; which < sizeof nonsense / sizeof *nonsense; which++) {
         fake_run_t run;
         world_t w;
-        int done;
-        qy_error_t err;
         fake_run_create(&run, false, 'A');
-        world_begin(&w, &run, 1); /* alone: the run ends with the worker's name */
-        w.trick = talk_nonsense;
-        world_say_hello_all(&w);
-        assert_int_equal(world_drive(&w, &done, &err), QY_ERR_COMM);
+        world_open(&w, &run, 1, talk_nonsense); /* alone: the run ends with the worker's name */
+        qy_error_t err = world_drive_to_failure(&w, QY_ERR_COMM);
         print_message("%s\n", err.text);
         assert_non_null(strstr(err.text, "worker 0 (host there, pid 1000): refused: "));
         assert_non_null(strstr(err.text, nonsense[which].word));
         world_end(&w);
 
-        world_begin(&w, &run, 2); /* with another: that one does the task */
-        w.trick = talk_nonsense;
-        world_say_hello_all(&w);
+        world_open(&w, &run, 2, talk_nonsense); /* with another: that one does the task */
         world_drive_to_end(&w);
         assert_int_equal(w.played, 1);
         world_end(&w);
@@ -173,8 +167,6 @@ static void test_nonsense_without_task(void **state)
     (void)state;
     fake_run_t run;
     world_t w;
-    int done;
-    qy_error_t err;
     fake_run_create(&run, false, 'A');
     world_begin(&w, &run, 1);
     fake_say(w.link, 0, QY_MSG_ALIVE, NULL, 0); /* before its hello */
@@ -189,7 +181,7 @@ static void test_nonsense_without_task(void **state)
     for (int i = 0; i < 1000; i++)
         fake_say_raw(w.link, 0, "x", 1);
     world_say_hello_all(&w);
-    assert_int_equal(world_drive(&w, &done, &err), QY_ERR_COMM);
+    world_drive_to_failure(&w, QY_ERR_COMM);
     world_end(&w);
     assert_int_equal(world_count_entries(&run, QY_LEDGER_FAILED, "worker 0: refused"), 2 + 3);
     fake_run_destroy(&run);
@@ -216,9 +208,7 @@ static void test_duplicates(void **state)
     fake_run_t run;
     world_t w;
     fake_run_create(&run, false, 'A');
-    world_begin(&w, &run, 1);
-    w.trick = say_twice;
-    world_say_hello_all(&w);
+    world_open(&w, &run, 1, say_twice);
     world_drive_to_end(&w);
     assert_int_equal(w.played, 2);
     assert_int_equal(w.n_tasks[QY_TASK_CAPTURE], 4);
@@ -244,9 +234,7 @@ static void test_only_said(void **state)
     fake_run_t run;
     world_t w;
     fake_run_create(&run, false, 'A');
-    world_begin(&w, &run, 1);
-    w.trick = only_say_done;
-    world_say_hello_all(&w);
+    world_open(&w, &run, 1, only_say_done);
     world_drive_to_end(&w);
     assert_int_equal(w.played, 3);
     world_end(&w);
@@ -263,12 +251,10 @@ static void test_wrong_plan(void **state)
     (void)state;
     fake_run_t run;
     world_t w;
-    int done;
-    qy_error_t err;
     fake_run_create(&run, false, 'A');
     world_begin(&w, &run, 1);
     fake_say_hello(w.link, 0, "0123456789abcdef");
-    assert_int_equal(world_drive(&w, &done, &err), QY_ERR_COMM);
+    qy_error_t err = world_drive_to_failure(&w, QY_ERR_COMM);
     assert_non_null(strstr(err.text, "its plan has hash 0123456789ab, this run"));
     assert_true(w.told_to_leave[0]);
     world_end(&w);
@@ -276,10 +262,8 @@ static void test_wrong_plan(void **state)
     world_begin(&w, &run, 2);
     fake_say_hello(w.link, 0, "0123456789abcdef");
     fake_say_hello(w.link, 1, run.plan->hash);
-    w.turns_left = 2;
-    assert_int_equal(world_drive(&w, &done, &err), QY_OK);
+    world_drive_turns(&w, 2);
     assert_true(w.told_to_leave[0] && !w.told_to_leave[1]); /* at once */
-    w.turns_left = -1;
     world_drive_to_end(&w);
     world_end(&w);
     fake_run_destroy(&run);
@@ -299,14 +283,10 @@ static void test_silence(void **state)
     (void)state;
     fake_run_t run;
     world_t w;
-    int done;
-    qy_error_t err;
     fake_run_create(&run, false, 'A');
     run.plan->spec.resources.worker_timeout = 1;
-    world_begin(&w, &run, 1);
-    w.trick = fall_silent;
-    world_say_hello_all(&w);
-    assert_int_equal(world_drive(&w, &done, &err), QY_ERR_COMM);
+    world_open(&w, &run, 1, fall_silent);
+    qy_error_t err = world_drive_to_failure(&w, QY_ERR_COMM);
     assert_non_null(strstr(err.text, "worker 0 (host there, pid 1000): silent for 1 s"));
     world_end(&w);
 
@@ -328,22 +308,16 @@ static void test_alive(void **state)
     (void)state;
     fake_run_t run;
     world_t w;
-    int done;
-    qy_error_t err;
     fake_run_create(&run, false, 'A');
     run.plan->spec.resources.worker_timeout = 1;
-    world_begin(&w, &run, 1);
-    w.trick = fall_silent;
-    world_say_hello_all(&w);
+    world_open(&w, &run, 1, fall_silent);
     for (double began = qy_now_s(); qy_now_s() - began < 1.2;) {
         fake_say(w.link, 0, QY_MSG_ALIVE, NULL, 0);
-        w.turns_left = 1;
-        assert_int_equal(world_drive(&w, &done, &err), QY_OK);
+        world_drive_turns(&w, 1);
         nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
     }
     nanosleep(&(struct timespec){.tv_sec = 1, .tv_nsec = 200000000}, NULL);
-    w.turns_left = 1;
-    assert_int_equal(world_drive(&w, &done, &err), QY_OK);
+    world_drive_turns(&w, 1);
     world_end(&w);
     fake_run_destroy(&run);
 }
@@ -354,8 +328,7 @@ static void test_cut_off(void **state)
     fake_run_t run;
     world_t w;
     fake_run_create(&run, false, 'A');
-    world_begin(&w, &run, 2);
-    world_say_hello_all(&w);
+    world_open(&w, &run, 2, NULL);
     fake_cut(w.link, 0);
     int done;
     qy_error_t err;
@@ -374,35 +347,29 @@ static void test_e2e_failures(void **state)
     (void)state;
     fake_run_t run;
     world_t w;
-    int done;
-    qy_error_t err;
     fake_run_create(&run, true, 'A');
-    world_begin(&w, &run, 2);
-    world_say_hello_all(&w);
+    world_open(&w, &run, 2, NULL);
     qy_fail(&w.e2e_answer[1], QY_ERR_NUMERIC, "update 1: the loss is nan");
     w.e2e_hollow = true;
-    assert_int_equal(world_drive(&w, &done, &err), QY_ERR_NUMERIC);
+    qy_error_t err = world_drive_to_failure(&w, QY_ERR_NUMERIC);
     assert_string_equal(err.text, "worker 1 (host there, pid 1001): update 1: the loss is nan");
     world_end(&w);
 
-    world_begin(&w, &run, 2);
-    world_say_hello_all(&w);
+    world_open(&w, &run, 2, NULL);
     qy_fail(&w.e2e_answer[0], QY_ERR_STOPPED, "stopped on request");
     w.e2e_hollow = true;
-    assert_int_equal(world_drive(&w, &done, &err), QY_ERR_STOPPED);
+    world_drive_to_failure(&w, QY_ERR_STOPPED);
     world_end(&w);
 
-    world_begin(&w, &run, 2);
-    world_say_hello_all(&w);
+    world_open(&w, &run, 2, NULL);
     w.e2e_hollow = true; /* all say done, and nothing is there */
-    assert_int_equal(world_drive(&w, &done, &err), QY_ERR_IO);
+    err = world_drive_to_failure(&w, QY_ERR_IO);
     assert_non_null(strstr(err.text, "e2e_qp: said to be done"));
     world_end(&w);
 
-    world_begin(&w, &run, 2); /* who was not understood is missed */
-    world_say_hello_all(&w);
+    world_open(&w, &run, 2, NULL); /* who was not understood is missed */
     w.e2e_nonsense = true;
-    assert_int_equal(world_drive(&w, &done, &err), QY_ERR_COMM);
+    err = world_drive_to_failure(&w, QY_ERR_COMM);
     assert_non_null(strstr(err.text, "e2e_qp needs all 2 workers: worker 0 (host there, pid 1000): "
                                      "refused: "));
     world_end(&w);
@@ -410,17 +377,14 @@ static void test_e2e_failures(void **state)
     run.plan->spec.resources.worker_timeout = 1;
     world_begin(&w, &run, 2); /* who never came is missed, too */
     fake_say_hello(w.link, 1, run.plan->hash);
-    assert_int_equal(world_drive(&w, &done, &err), QY_ERR_COMM);
+    err = world_drive_to_failure(&w, QY_ERR_COMM);
     assert_non_null(strstr(err.text, "e2e_qp needs all 2 workers: worker 0: silent for 1 s"));
     world_end(&w);
 
-    world_begin(&w, &run, 1); /* who works may be silent for long */
-    world_say_hello_all(&w);
+    world_open(&w, &run, 1, NULL); /* who works may be silent for long */
     w.e2e_silent = true;
     for (double began = qy_now_s(); qy_now_s() - began < 1.5;) {
-        w.turns_left = 1;
-        assert_int_equal(world_drive(&w, &done, &err), QY_OK);
-        assert_false(done);
+        assert_false(world_drive_turns(&w, 1));
     }
     world_end(&w);
 

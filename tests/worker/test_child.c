@@ -271,7 +271,7 @@ static void test_ends(void **state)
 
 static int serve_as_child(const char *fd)
 {
-    static volatile sig_atomic_t stop;
+    static atomic_int stop;
     qy_error_t error;
     return qy_child_settle(&error) != QY_OK || qy_child_serve(atoi(fd), &stop, &error) != QY_OK;
 }
