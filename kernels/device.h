@@ -22,6 +22,7 @@ struct qy_device {
     const struct qy_device_vtable *vtable;
     qy_dtype_t compute;  /* type of activations and of weights in GEMMs: CPU f32, GPU f16 or bf16 */
     int threads;         /* CPU: threads of the kernels; the results do not depend on it */
+    bool fuses;          /* activation.h is faster there than the ops it stands for */
     char kind[16];       /* "cpu" or "cuda" */
     char model[128];     /* CPU or GPU model, as the system names it */
     char libraries[128]; /* libraries that the bytes depend on, with their versions */

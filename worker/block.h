@@ -79,8 +79,8 @@ typedef struct {
     const qy_device_t *dev;
     qy_program_t program;
     qy_tensor_t cosine, sine; /* f32 (max length, head_dim/2), device memory */
-    /* Rows up to a quantizer PER_ROW as one op (kernels/activation.h), of the same bytes; false
-     * after init: on an H200 the single ops are faster (docs/performance.md). */
+    /* Rows up to a quantizer PER_ROW as one op (kernels/activation.h), of the same bytes: where
+     * that is the faster way on the device. */
     bool fused;
 } qy_block_t;
 

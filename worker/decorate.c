@@ -152,8 +152,7 @@ qy_status_t qy_decorate_map(qy_channel_map_t *map, const qy_device_t *dev, const
         qy_channels_weights(weights, back_offsets, back_items, back_weights, offsets, items,
                             channels);
         map->n_special = find_special(special, offsets, items, weights, n);
-        map->n_back_special =
-            find_special(special + n, back_offsets, back_items, back_weights, n);
+        map->n_back_special = find_special(special + n, back_offsets, back_items, back_weights, n);
         const struct {
             const qy_tensor_t *to;
             const void *from;

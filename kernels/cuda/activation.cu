@@ -12,10 +12,10 @@ struct plan_t {
 };
 
 template <typename T> struct args_t {
-    T *out, *out_up;        /* y; or dx, dup */
-    const T *dy, *x, *up;   /* dy: backward */
+    T *out, *out_up;      /* y; or dx, dup */
+    const T *dy, *x, *up; /* dy: backward */
     const float *w, *b;
-    float *mean, *rstd;     /* written forward, read backward */
+    float *mean, *rstd; /* written forward, read backward */
     plan_t map, back;
     T *spill;
     int64_t m, d, pitch, apart; /* pitch: of a row; apart: most special places; both padded */
@@ -80,15 +80,14 @@ __device__ static inline void make_product(T *made, const args_t<T> &a, int64_t 
     }
 }
 
-/* Mixes a row's special places where they are, by way of apart, of which a thread reads back what it
- * wrote. All of row is there; it is again after a team_sync. */
+/* Mixes a row's special places where they are, by way of apart, of which a thread reads back what
+ * it wrote. All of row is there; it is again after a team_sync. */
 template <typename T, int TEAM>
 __device__ static inline void mix_row(T *row, T *apart, const plan_t &p, int lane)
 {
     for (int k = lane; k < p.n_special; k += TEAM) {
         int32_t j = p.special[k];
-        apart[k] =
-            from_f32<T>(mix_column(row, p.items, p.weights, p.offsets[j], p.offsets[j + 1]));
+        apart[k] = from_f32<T>(mix_column(row, p.items, p.weights, p.offsets[j], p.offsets[j + 1]));
     }
     team_sync<TEAM>();
     for (int k = lane; k < p.n_special; k += TEAM)
@@ -204,9 +203,9 @@ static qy_status_t launch(const qy_device_t *dev, args_t<T> a, qy_error_t *err)
         if (shared > PLAIN_SHARED)
             QY_CUDA(cudaFuncSetAttribute(activation_kernel<T, V, TEAM, BACK, false>,
                                          cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
-        QY_LAUNCH(activation_kernel<T, V, TEAM, BACK, false>
-                  <<<qy_team_blocks<TEAM>(a.m), TEAM * QY_TEAMS<TEAM>, shared, qy_stream(dev)>>>(
-                      a));
+        QY_LAUNCH(
+            activation_kernel<T, V, TEAM, BACK, false>
+            <<<qy_team_blocks<TEAM>(a.m), TEAM * QY_TEAMS<TEAM>, shared, qy_stream(dev)>>>(a));
         return QY_OK;
     }
     if constexpr (TEAM != 32) {
@@ -229,8 +228,8 @@ template <typename T, bool BACK>
 static qy_status_t run(const qy_device_t *dev, args_t<T> a, qy_error_t *err)
 {
     const int V = 16 / sizeof(T);
-    bool packs = a.d % V == 0 && qy_aligned(a.out, a.out_up, a.dy, a.x, a.up) &&
-                 qy_aligned(a.w, a.b);
+    bool packs =
+        a.d % V == 0 && qy_aligned(a.out, a.out_up, a.dy, a.x, a.up) && qy_aligned(a.w, a.b);
     a.pitch = qy_blocks(a.d, V) * V;
     a.apart = qy_blocks(a.map.n_special, V) * V;
     if (BACK && a.back.n_special > a.map.n_special)
@@ -251,8 +250,7 @@ static plan_t plan_of(const qy_column_plan_t *p)
 }
 
 template <typename T>
-static args_t<T> args_of(const qy_activation_t *a, const qy_tensor_t *mean,
-                         const qy_tensor_t *rstd)
+static args_t<T> args_of(const qy_activation_t *a, const qy_tensor_t *mean, const qy_tensor_t *rstd)
 {
     args_t<T> out = {};
     out.x = qy_data<T>(a->x);

@@ -383,6 +383,7 @@ qy_status_t qy_cuda_open(qy_device_t *dev, int index, qy_error_t *err)
         return status;
     }
     dev->ops = &qy_cuda_ops;
+    dev->fuses = true;
     if (dev->compute == QY_N_DTYPES)
         dev->compute = QY_BF16;
     if (dev->threads == 0)

@@ -26,7 +26,7 @@ static const float outlier = 8.0f; /* of some channels' norm weights */
 typedef struct {
     bench_common_t on;
     char what[16];
-    long bits, batch, rounds, maps;
+    long bits, batch, rounds, maps, fused;
 } config_t;
 
 typedef struct {
@@ -50,17 +50,24 @@ static void usage(void)
 {
     fprintf(stderr, "usage: bench_qllm [what=round|search] [preset=405b|70b|7b|135m] [hidden=N …]\n"
                     "  [device=cuda:0] [compute=bf16] [bits=4] [batch=1] [rounds=5] [maps=1]\n"
-                    "  rounds: medians are of so many; maps: 0 leaves channels as they are\n");
+                    "  [fused=1]\n"
+                    "  rounds: medians are of so many; maps: 0 leaves channels as they are;\n"
+                    "  fused: 0 takes single ops between a norm or product and its readers\n");
     exit(2);
 }
 
 static void read_config(config_t *c, int argc, char **argv)
 {
-    *c = (config_t){
-        .on = bench_common("7b"), .what = "round", .bits = 4, .batch = 1, .rounds = 5, .maps = 1};
-    const bench_key_t keys[] = {BENCH_NUMBER(c, bits), BENCH_NUMBER(c, batch),
+    *c = (config_t){.on = bench_common("7b"),
+                    .what = "round",
+                    .bits = 4,
+                    .batch = 1,
+                    .rounds = 5,
+                    .maps = 1,
+                    .fused = 1};
+    const bench_key_t keys[] = {BENCH_NUMBER(c, bits),   BENCH_NUMBER(c, batch),
                                 BENCH_NUMBER(c, rounds), BENCH_NUMBER(c, maps),
-                                BENCH_TEXT(c, what)};
+                                BENCH_NUMBER(c, fused),  BENCH_TEXT(c, what)};
     bench_read_keys(&c->on, keys, sizeof keys / sizeof *keys, argc, argv, usage);
     if (c->rounds < 1 || c->rounds > MAX_ROUNDS || c->batch < 1 || c->batch > SAMPLES)
         usage();
@@ -233,6 +240,7 @@ int main(int argc, char **argv)
     make_plan(&b);
     bench_need(qy_device_open(&b.dev, c->on.device, c->on.compute, 0, &err), err);
     bench_need(qy_device_take(b.dev, &b.memory, "bench", take, &b, &err), err);
+    b.forward.block.fused &= c->fused != 0;
     b.input = open_stream(&b);
     b.target = open_stream(&b);
     bench_weights_make(&b.weights, &b.model.arch, outlier);
