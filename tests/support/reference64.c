@@ -126,6 +126,12 @@ void ref_rope(double *y, const double *x, const double *cosine, const double *si
     }
 }
 
+/* The first position that query t sees. */
+static int64_t first_seen(const ref_attention_t *a, int64_t t)
+{
+    return a->window > 0 && t >= a->window ? t - a->window + 1 : 0;
+}
+
 /* p[0…t]: probabilities of query (b, t, h) over its keys. Returns log Σ exp. */
 static double probabilities(double *p, const double *q, const double *k, const ref_attention_t *a,
                             int64_t b, int64_t t, int64_t h)
@@ -133,18 +139,17 @@ static double probabilities(double *p, const double *q, const double *k, const r
     int64_t kv = h / (a->h / a->n_kv);
     const double *qr = q + ((b * a->t + t) * a->h + h) * a->d;
     double max = -HUGE_VAL, sum = 0.0;
-    for (int64_t j = 0; j <= t; j++) {
+    for (int64_t j = first_seen(a, t); j <= t; j++) {
         const double *kr = k + ((b * a->t + j) * a->n_kv + kv) * a->d;
         double dot = 0.0;
         for (int64_t i = 0; i < a->d; i++)
             dot += qr[i] * kr[i];
-        int hidden = a->window > 0 && j <= t - a->window;
-        p[j] = hidden ? -HUGE_VAL : dot * a->scale;
+        p[j] = dot * a->scale;
         max = fmax(max, p[j]);
     }
-    for (int64_t j = 0; j <= t; j++)
+    for (int64_t j = first_seen(a, t); j <= t; j++)
         sum += p[j] = exp(p[j] - max);
-    for (int64_t j = 0; j <= t; j++)
+    for (int64_t j = first_seen(a, t); j <= t; j++)
         p[j] /= sum;
     return max + log(sum);
 }
@@ -159,7 +164,7 @@ void ref_attention_fwd(double *o, double *lse, const double *q, const double *k,
                 double *to = o + ((b * a->t + t) * a->h + h) * a->d;
                 lse[(b * a->h + h) * a->t + t] = probabilities(p, q, k, a, b, t, h);
                 memset(to, 0, (size_t)a->d * sizeof *to);
-                for (int64_t j = 0; j <= t; j++) {
+                for (int64_t j = first_seen(a, t); j <= t; j++) {
                     int64_t kv = h / (a->h / a->n_kv);
                     const double *vr = v + ((b * a->t + j) * a->n_kv + kv) * a->d;
                     for (int64_t i = 0; i < a->d; i++)
@@ -180,7 +185,7 @@ static void attention_row_bwd(double *dq, double *dk, double *dv, const double *
     int64_t kv = h / (a->h / a->n_kv), q_at = ((b * a->t + t) * a->h + h) * a->d;
     double mean = 0.0;
     probabilities(p, q, k, a, b, t, h);
-    for (int64_t j = 0; j <= t; j++) {
+    for (int64_t j = first_seen(a, t); j <= t; j++) {
         int64_t k_at = ((b * a->t + j) * a->n_kv + kv) * a->d;
         dp[j] = 0.0;
         for (int64_t i = 0; i < a->d; i++) {
@@ -189,7 +194,7 @@ static void attention_row_bwd(double *dq, double *dk, double *dv, const double *
         }
         mean += p[j] * dp[j];
     }
-    for (int64_t j = 0; j <= t; j++) {
+    for (int64_t j = first_seen(a, t); j <= t; j++) {
         int64_t k_at = ((b * a->t + j) * a->n_kv + kv) * a->d;
         double ds = a->scale * p[j] * (dp[j] - mean);
         for (int64_t i = 0; i < a->d; i++) {
