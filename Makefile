@@ -56,6 +56,7 @@ accuracy: build
 clients: demo
 	@tests/clients/install.sh >/dev/null
 	@tests/clients/run.sh $(BUILD)/quarry demo-run
+	@tests/clients/gptq.sh $(BUILD)/quarry
 	@tests/clients/gguf.sh $(BUILD)/quarry
 	@tests/clients/smollm2.sh $(BUILD)/quarry
 
