@@ -345,6 +345,34 @@ static void copy_rest(const qy_block_weights_t *weights, qy_qblock_t *q)
     }
 }
 
+/* All layers, whose weights are in the new order, as codes into q. */
+static qy_status_t round_layers(qy_rptq_t *r, const qy_block_weights_t *weights, const pass_t *pass,
+                                qy_qblock_t *q, qy_error_t *err)
+{
+    QY_TRY(load_layers(r, weights, q, pass->host, err));
+    QY_TRY(qy_gptq_round(&r->gptq, pass->block, err));
+    QY_TRY(freeze_layers(r, pass, q, err));
+    copy_rest(weights, q);
+    return QY_OK;
+}
+
+/* The block in its new order into f->params. Plain rounding needs no activations: weights are
+ * rounded before these are looked at, as in the official code. */
+static qy_status_t load_ordered(qy_rptq_t *r, const qy_block_weights_t *weights, const pass_t *pass,
+                                qy_qblock_t *q, qy_error_t *err)
+{
+    qy_forward_t *f = r->vars->f;
+    if (!r->gptq.plain) {
+        QY_TRY(qy_block_params_load(&f->params, &f->block, weights, &f->staging, 1, err));
+        return qy_decorate_orders(&f->params, f->dev, &f->block.program.arch, q, err);
+    }
+    QY_TRY(round_layers(r, weights, pass, q, err));
+    QY_TRY(qy_forward_load_quantized(f, q, err));
+    for (int i = 0; i < QY_N_SITES; i++)
+        f->params.quantizer[i].kind = QY_ACT_NONE; /* their steps are still to be found */
+    return QY_OK;
+}
+
 static qy_status_t run(qy_rptq_t *r, qy_block_weights_t *weights, qy_stream_t *source, pass_t *pass,
                        qy_qblock_t *q, qy_error_t *err)
 {
@@ -362,16 +390,11 @@ static qy_status_t run(qy_rptq_t *r, qy_block_weights_t *weights, qy_stream_t *s
     for (int i = 0; i < QY_N_SITES; i++)
         orders[i] = order_of(q, i);
     QY_TRY(qy_reorder_weights(weights, arch, orders, err));
-    QY_TRY(qy_block_params_load(&f->params, &f->block, weights, &f->staging, 1, err));
-    QY_TRY(qy_decorate_orders(&f->params, f->dev, arch, q, err));
+    QY_TRY(load_ordered(r, weights, pass, q, err));
     pass->ordered = true;
     QY_TRY(walk(r, source, pass, err));
     finish_sites(r, pass->host, q);
-    QY_TRY(load_layers(r, weights, q, pass->host, err));
-    QY_TRY(qy_gptq_round(&r->gptq, pass->block, err));
-    QY_TRY(freeze_layers(r, pass, q, err));
-    copy_rest(weights, q);
-    return QY_OK;
+    return r->gptq.plain ? QY_OK : round_layers(r, weights, pass, q, err);
 }
 
 qy_status_t qy_rptq_run(qy_rptq_t *r, int64_t block, qy_block_weights_t *weights,

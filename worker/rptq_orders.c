@@ -55,8 +55,18 @@ static float over_group(const float *x, float sign, const qy_arch_t *a, int64_t 
     return sign * most;
 }
 
+/* All channels in one cluster, in the order they come in. */
+static void keep_order(qy_qblock_t *q, int site)
+{
+    int64_t n = qy_tensor_count(&q->site_order[site]);
+    for (int64_t i = 0; i < n; i++)
+        order_of(q, site)[i] = (int32_t)i;
+    counts_of(q, site)[0] = (int32_t)n;
+}
+
 /* Queries and keys share their orders (by their ranges), values and contexts theirs (by the
- * contexts'): one problem for each key head, repeated for the query heads that read it. */
+ * contexts'): one problem for each key head, repeated for the query heads that read it. One cluster
+ * for all heads leaves them as they are. */
 static qy_status_t order_heads(const ranges_t *r, int of_queries, int of_keys, qy_qblock_t *q,
                                qy_error_t *err)
 {
@@ -64,6 +74,11 @@ static qy_status_t order_heads(const ranges_t *r, int of_queries, int of_keys, q
     bool scores = of_queries == QY_SITE_Q;
     int64_t d = a->head_dim, group = a->n_heads / a->n_kv_heads;
     int64_t n_features = scores ? 4 : 2, k = q->form.n_clusters[of_keys] / a->n_kv_heads;
+    if (q->form.n_clusters[of_queries] < a->n_heads) {
+        keep_order(q, of_queries);
+        keep_order(q, of_keys);
+        return QY_OK;
+    }
     for (int64_t head = 0; head < a->n_kv_heads; head++) {
         int32_t *order = order_of(q, of_keys) + head * d,
                 *counts = counts_of(q, of_keys) + head * k;

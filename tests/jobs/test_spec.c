@@ -190,6 +190,8 @@ static void test_refused(void **state)
         {TINY_JOB, "quantize.bits=3", "\"quantize.bits\"|\"quantize.weights.bits\""},
         {TINY_JOB "quantize: {method: rptq, kv_cache: {bits: 8}}\nrptq: {scheme: W4A4}\n", NULL,
          "kv_cache.bits: 8, but rptq.scheme sets it to 4"},
+        {TINY_JOB, "rptq.head_clusters=65", "rptq.head_clusters: 65; expected 0 to 64"},
+        {TINY_JOB, "rptq.weights=normal", "rptq.weights: normal; expected gptq, rtn"},
         {TINY_JOB "gptq: {act_order: true}\n", "quantize.method=gptq",
          "act_order: needs static_groups"},
         {TINY_JOB, "gptq.block_size=129", "gptq.block_size: 129; expected 1 to 128"},
@@ -437,6 +439,16 @@ static void test_difference(void **state)
     assert_non_null(strstr(text, "e2e_qp.loss: distill, was none"));
     OK(qy_spec_difference(b, a, text, sizeof text, &err));
     assert_non_null(strstr(text, "e2e_qp.loss: none, was distill"));
+    free(b);
+    free(a);
+    /* Plain rounding is another result, which GPTQ's keys have no part in. */
+    a = canonical(TINY_JOB, "quantize={method: rptq}");
+    b = canonical(TINY_JOB "rptq: {weights: rtn, head_clusters: 0}\n", "quantize={method: rptq}");
+    OK(qy_spec_difference(a, b, text, sizeof text, &err));
+    assert_non_null(strstr(text, "rptq.weights: rtn, was gptq"));
+    assert_non_null(strstr(text, "rptq.head_clusters: 0, was 4"));
+    assert_non_null(strstr(text, "gptq.damping: none, was 0.01"));
+    assert_non_null(strstr(text, "gptq.block_size: none, was 128"));
     free(b);
     OK(qy_spec_difference(a, a, text, sizeof text, &err));
     assert_string_equal(text, "");
