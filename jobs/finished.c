@@ -27,8 +27,8 @@ qy_quant_form_t qy_plan_form(const qy_plan_t *plan)
     int64_t head = plan->spec.rptq.head_clusters;
     for (int i = 0; i < QY_N_SITES; i++)
         form.n_clusters[i] = plan->spec.rptq.clusters;
-    form.n_clusters[QY_SITE_Q] = form.n_clusters[QY_SITE_O_IN] = head * a->n_heads;
-    form.n_clusters[QY_SITE_K] = form.n_clusters[QY_SITE_V] = head * a->n_kv_heads;
+    form.n_clusters[QY_SITE_Q] = form.n_clusters[QY_SITE_O_IN] = head ? head * a->n_heads : 1;
+    form.n_clusters[QY_SITE_K] = form.n_clusters[QY_SITE_V] = head ? head * a->n_kv_heads : 1;
     form.symmetric = false;
     return form;
 }

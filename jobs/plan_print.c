@@ -21,6 +21,17 @@ static void print_model(const qy_plan_t *plan, FILE *file)
     fprintf(file, "plan       %.16s…\n", plan->hash);
 }
 
+static void print_clusters(const qy_spec_t *spec, FILE *file)
+{
+    int64_t head = spec->rptq.head_clusters;
+    fprintf(file,
+            "           clusters: %" PRId64 ", %" PRId64 " %s; activations %" PRId64
+            " bits, KV cache %" PRId64 " bits; weights by %s\n",
+            spec->rptq.clusters, head ? head : 1, head ? "a head" : "for all heads",
+            spec->quantize.activation_bits, spec->quantize.kv_bits,
+            spec->rptq.weights == QY_RPTQ_GPTQ ? "GPTQ" : "plain rounding");
+}
+
 static void print_quantize(const qy_plan_t *plan, FILE *file)
 {
     const qy_spec_t *spec = &plan->spec;
@@ -43,11 +54,7 @@ static void print_quantize(const qy_plan_t *plan, FILE *file)
                 plan->block_ap.norm_lr,
                 spec->block_ap.lr_unit == QY_LR_UNIT_STEP ? "in units of the step" : "absolute");
     if (spec->quantize.method == QY_METHOD_RPTQ)
-        fprintf(file,
-                "           clusters: %" PRId64 ", %" PRId64 " a head; activations %" PRId64
-                " bits, KV cache %" PRId64 " bits\n",
-                spec->rptq.clusters, spec->rptq.head_clusters, spec->quantize.activation_bits,
-                spec->quantize.kv_bits);
+        print_clusters(spec, file);
     if (spec->quantize.method == QY_METHOD_QLLM)
         fprintf(file,
                 "           channels %s, rank %" PRId64 ", %" PRId64 " steps a round of %" PRId64

@@ -54,8 +54,9 @@ double qy_plan_rounding_s(const qy_plan_t *plan, const qy_speed_t *speed)
     double tokens = (double)spec->calibration.samples * length;
     /* GPTQ: for the moments, and for the error before and after; RPTQ: ranges, moments, error. */
     double walks = rptq ? 3 : spec->gptq.sequential ? 4 + 2 : 1 + 2;
-    double sum = walks * qy_block_flops(&plan->arch, tokens, length) / speed->forward +
-                 linear_s(plan, speed, tokens);
+    double sum = walks * qy_block_flops(&plan->arch, tokens, length) / speed->forward;
+    if (qy_spec_has_gptq(spec))
+        sum += linear_s(plan, speed, tokens);
     if (rptq) /* and its finished weights are made on the host */
         sum += sketch_s(plan, speed, tokens) +
                (double)qy_arch_block_weights(&plan->arch) / speed->freeze;

@@ -33,6 +33,7 @@ typedef enum {
     QY_SCHEME_W3A3KV,
     QY_N_SCHEMES
 } qy_rptq_scheme_t;
+typedef enum { QY_RPTQ_GPTQ, QY_RPTQ_RTN } qy_rptq_rounding_t;
 typedef enum { QY_LR_UNIT_STEP, QY_LR_UNIT_ABSOLUTE } qy_lr_unit_t;
 typedef enum { QY_MERGE_EXACT, QY_MERGE_COMPAT } qy_merge_score_t;
 typedef enum { QY_LOSS_NEXT_TOKEN, QY_LOSS_DISTILL } qy_e2e_loss_t;
@@ -83,7 +84,8 @@ typedef struct {
     } gptq;
     struct {
         int scheme; /* qy_rptq_scheme_t; its bits stand in quantize */
-        int64_t clusters, head_clusters;
+        int64_t clusters, head_clusters; /* head_clusters 0: one for all heads */
+        int weights;                     /* qy_rptq_rounding_t */
         bool compat;
     } rptq;
     struct {
@@ -147,6 +149,9 @@ qy_status_t qy_spec_difference(const char *old_json, const char *new_json, char 
 
 /* What the method starts from: its init key. */
 qy_init_t qy_spec_init(const qy_spec_t *spec);
+
+/* Whether weights go by way of GPTQ: its second moments, and errors made good. */
+bool qy_spec_has_gptq(const qy_spec_t *spec);
 
 /* The table of keys, for `quarry plan --defaults`. */
 void qy_spec_print_keys(FILE *file);

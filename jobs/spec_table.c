@@ -240,6 +240,12 @@ qy_init_t qy_spec_init(const qy_spec_t *spec)
     return (qy_init_t)init[spec->quantize.method];
 }
 
+bool qy_spec_has_gptq(const qy_spec_t *spec)
+{
+    return spec->quantize.method == QY_METHOD_GPTQ ||
+           (spec->quantize.method == QY_METHOD_RPTQ && spec->rptq.weights == QY_RPTQ_GPTQ);
+}
+
 bool qy_key_active(const qy_key_t *key, const qy_spec_t *spec)
 {
     if (!key->result)
@@ -251,10 +257,9 @@ bool qy_key_active(const qy_key_t *key, const qy_spec_t *spec)
     if (strncmp(key->path, "rtn.", 4) == 0)
         return spec->quantize.method == QY_METHOD_RTN;
     if (strncmp(key->path, "gptq.", 5) == 0)
-        return spec->quantize.method == QY_METHOD_GPTQ ||
-               (spec->quantize.method == QY_METHOD_RPTQ &&
-                (strcmp(key->path, "gptq.damping") == 0 ||
-                 strcmp(key->path, "gptq.block_size") == 0));
+        return qy_spec_has_gptq(spec) &&
+               (spec->quantize.method == QY_METHOD_GPTQ || strcmp(key->path, "gptq.damping") == 0 ||
+                strcmp(key->path, "gptq.block_size") == 0);
     if (strncmp(key->path, "rptq.", 5) == 0)
         return spec->quantize.method == QY_METHOD_RPTQ;
     if (strncmp(key->path, "e2e_qp.", 7) == 0)

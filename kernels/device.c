@@ -98,7 +98,7 @@ qy_status_t qy_device_open(qy_device_t **out, const char *name, const char *comp
     if (!dev)
         return qy_fail(err, QY_ERR_MEMORY, "device %s: out of memory", name);
     dev->compute = dtype;
-    dev->threads = threads;
+    dev->threads = threads ? threads : qy_cpu_threads();
     dev->usage = calloc(1, sizeof *dev->usage);
     qy_status_t status = dev->usage ? open_named(dev, name, err)
                                     : qy_fail(err, QY_ERR_MEMORY, "device %s: out of memory", name);

@@ -21,7 +21,7 @@ struct qy_device {
     const qy_ops_t *ops;
     const struct qy_device_vtable *vtable;
     qy_dtype_t compute;  /* type of activations and of weights in GEMMs: CPU f32, GPU f16 or bf16 */
-    int threads;         /* CPU: threads of the kernels; the results do not depend on it */
+    int threads;         /* of the CPU's kernels and of loops on the host; no result depends on it */
     bool fuses;          /* activation.h is faster there than the ops it stands for */
     char kind[16];       /* "cpu" or "cuda" */
     char model[128];     /* CPU or GPU model, as the system names it */
@@ -152,11 +152,13 @@ qy_status_t qy_device_memory(const qy_device_t *dev, size_t *free_bytes, size_t 
 
 /*
  * The backends' doors, called by qy_device_open only. dev comes zeroed but for compute, the wanted
- * type (QY_N_DTYPES: the backend's choice), and threads (0: its choice); on failure it is thrown
- * away.
+ * type (QY_N_DTYPES: the backend's choice), and threads; on failure it is thrown away.
  */
 qy_status_t qy_cpu_open(qy_device_t *dev, int index, qy_error_t *err);
 qy_status_t qy_cuda_open(qy_device_t *dev, int index, qy_error_t *err);
+
+/* OMP_NUM_THREADS, else the CPUs of the process's affinity. */
+int qy_cpu_threads(void);
 
 #ifdef __cplusplus
 }

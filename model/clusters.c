@@ -12,17 +12,24 @@ static const double tolerance = 1e-4; /* of the features' mean variance */
 static const double zero_limit = 1e4;
 static const float kept = 0.99f, taken = 0.01f;
 
-/* One problem and its working memory. */
+/* One problem and the working memory of its starts, which are drawn one after the other. */
 typedef struct {
     int64_t n, d, k;
     const float *x;
-    double *centre, *fresh;  /* (k, d) */
     double *nearest, *trial; /* (n): squared distance to the nearest centre */
-    int32_t *label, *best;   /* (n) */
-    int64_t *size;           /* (k) */
     uint32_t seed;
     uint64_t stream, draws;
 } problem_t;
+
+/* One start and what becomes of it. */
+typedef struct {
+    int64_t found;          /* centres: fewer than k where all channels lie on them */
+    double *centre, *fresh; /* (d, k) */
+    double *away;           /* (k): a channel's squared distances */
+    int64_t *size;          /* (k) */
+    int32_t *label;         /* (n) */
+    double inertia;
+} attempt_t;
 
 static double random_unit(problem_t *p)
 {
@@ -34,24 +41,24 @@ static double distance(const problem_t *p, int64_t channel, const double *centre
 {
     double sum = 0;
     for (int64_t j = 0; j < p->d; j++) {
-        double difference = (double)p->x[channel * p->d + j] - centre[j];
+        double difference = (double)p->x[channel * p->d + j] - centre[j * p->k];
         sum += difference * difference;
     }
     return sum;
 }
 
-static void place(const problem_t *p, int64_t c, int64_t channel)
+static void place(const problem_t *p, attempt_t *a, int64_t c, int64_t channel)
 {
     for (int64_t j = 0; j < p->d; j++)
-        p->centre[c * p->d + j] = (double)p->x[channel * p->d + j];
+        a->centre[j * p->k + c] = (double)p->x[channel * p->d + j];
 }
 
 /* Distances with centre c added, into to; their sum. */
-static double with_centre(const problem_t *p, double *to, int64_t c)
+static double with_centre(const problem_t *p, const attempt_t *a, double *to, int64_t c)
 {
     double sum = 0;
     for (int64_t i = 0; i < p->n; i++) {
-        double away = distance(p, i, p->centre + c * p->d);
+        double away = distance(p, i, a->centre + c);
         to[i] = c == 0 || away < p->nearest[i] ? away : p->nearest[i];
         sum += to[i];
     }
@@ -70,65 +77,69 @@ static int64_t draw(problem_t *p, double total)
     return p->n - 1;
 }
 
-/* k-means++, greedy: of a few drawn channels the one that leaves least. Returns the centres found:
- * fewer than k where all channels lie on one. */
-static int64_t start(problem_t *p)
+/* k-means++, greedy: of a few drawn channels the one that leaves least. */
+static void start(problem_t *p, attempt_t *a)
 {
     int64_t n_trials = 2 + (int64_t)log((double)p->k);
-    place(p, 0, (int64_t)(random_unit(p) * (double)p->n));
-    double total = with_centre(p, p->nearest, 0);
-    for (int64_t c = 1; c < p->k; c++) {
+    place(p, a, 0, (int64_t)(random_unit(p) * (double)p->n));
+    double total = with_centre(p, a, p->nearest, 0);
+    for (a->found = 1; a->found < p->k && total > 0; a->found++) {
         double least = HUGE_VAL;
         int64_t chosen = -1;
-        if (total <= 0)
-            return c;
         for (int64_t t = 0; t < n_trials; t++) {
             int64_t channel = draw(p, total);
-            place(p, c, channel);
-            double sum = with_centre(p, p->trial, c);
+            place(p, a, a->found, channel);
+            double sum = with_centre(p, a, p->trial, a->found);
             if (sum < least) {
                 least = sum;
                 chosen = channel;
             }
         }
-        place(p, c, chosen);
-        total = with_centre(p, p->nearest, c);
+        place(p, a, a->found, chosen);
+        total = with_centre(p, a, p->nearest, a->found);
     }
-    return p->k;
 }
 
 /* Each channel to its nearest centre, on ties the first; Σ squared distance. */
-static double assign(problem_t *p, int64_t k)
+static double assign(const problem_t *p, attempt_t *a)
 {
-    double inertia = 0;
+    double inertia = 0, *away = a->away;
     for (int64_t i = 0; i < p->n; i++) {
         double least = HUGE_VAL;
-        for (int64_t c = 0; c < k; c++) {
-            double away = distance(p, i, p->centre + c * p->d);
-            if (away < least) {
-                least = away;
-                p->label[i] = (int32_t)c;
-            }
+        for (int64_t c = 0; c < a->found; c++)
+            away[c] = 0;
+        for (int64_t j = 0; j < p->d; j++) {
+            double x = (double)p->x[i * p->d + j];
+            const double *centre = a->centre + j * p->k;
+#pragma omp simd
+            for (int64_t c = 0; c < a->found; c++)
+                away[c] += (x - centre[c]) * (x - centre[c]);
         }
+        for (int64_t c = 0; c < a->found; c++)
+            if (away[c] < least) {
+                least = away[c];
+                a->label[i] = (int32_t)c;
+            }
         inertia += least;
     }
     return inertia;
 }
 
 /* Centres to the means of their channels; how far they moved, squared. One without stays. */
-static double move(problem_t *p, int64_t k)
+static double move(const problem_t *p, attempt_t *a)
 {
     double moved = 0;
-    memset(p->fresh, 0, (size_t)(k * p->d) * sizeof *p->fresh);
-    memset(p->size, 0, (size_t)k * sizeof *p->size);
+    memset(a->fresh, 0, (size_t)(p->k * p->d) * sizeof *a->fresh);
+    memset(a->size, 0, (size_t)p->k * sizeof *a->size);
     for (int64_t i = 0; i < p->n; i++) {
-        p->size[p->label[i]]++;
+        a->size[a->label[i]]++;
         for (int64_t j = 0; j < p->d; j++)
-            p->fresh[p->label[i] * p->d + j] += (double)p->x[i * p->d + j];
+            a->fresh[j * p->k + a->label[i]] += (double)p->x[i * p->d + j];
     }
-    for (int64_t c = 0; c < k; c++)
-        for (int64_t j = 0; j < p->d && p->size[c]; j++) {
-            double *at = &p->centre[c * p->d + j], to = p->fresh[c * p->d + j] / (double)p->size[c];
+    for (int64_t c = 0; c < a->found; c++)
+        for (int64_t j = 0; j < p->d && a->size[c]; j++) {
+            double *at = &a->centre[j * p->k + c];
+            double to = a->fresh[j * p->k + c] / (double)a->size[c];
             moved += (to - *at) * (to - *at);
             *at = to;
         }
@@ -151,53 +162,63 @@ static double mean_variance(const problem_t *p)
     return sum;
 }
 
-static void solve(problem_t *p)
+/* Rounds until the centres keep still. */
+static void settle(const problem_t *p, attempt_t *a, double still)
 {
-    double least = HUGE_VAL, still = tolerance * mean_variance(p);
-    for (int s = 0; s < STARTS; s++) {
-        int64_t k = start(p);
-        double inertia = assign(p, k);
-        for (int round = 0; round < ROUNDS; round++) {
-            double moved = move(p, k);
-            inertia = assign(p, k);
-            if (moved <= still)
-                break;
-        }
-        if (inertia < least) {
-            least = inertia;
-            memcpy(p->best, p->label, (size_t)p->n * sizeof *p->best);
-        }
+    a->inertia = assign(p, a);
+    for (int round = 0; round < ROUNDS; round++) {
+        double moved = move(p, a);
+        a->inertia = assign(p, a);
+        if (moved <= still)
+            break;
     }
 }
 
-/* Labels in best become order and counts; clusters by the mean of their first numbers. */
-static void arrange(problem_t *p, int32_t *order, int32_t *counts)
+/* The best of all starts. */
+static const attempt_t *solve(problem_t *p, attempt_t attempt[STARTS], int threads)
 {
-    double *top = p->fresh; /* room for k */
+    const attempt_t *best = &attempt[0];
+    double still = tolerance * mean_variance(p);
+    for (int s = 0; s < STARTS; s++)
+        start(p, &attempt[s]);
+#pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
+    for (int s = 0; s < STARTS; s++)
+        settle(p, &attempt[s], still);
+    for (int s = 1; s < STARTS; s++)
+        if (attempt[s].inertia < best->inertia)
+            best = &attempt[s];
+    return best;
+}
+
+/* Labels become order and counts; clusters by the mean of their first numbers. */
+static void arrange(const problem_t *p, const attempt_t *a, int32_t *order, int32_t *counts)
+{
+    double *top = a->fresh; /* room for k */
     memset(top, 0, (size_t)p->k * sizeof *top);
-    memset(p->size, 0, (size_t)p->k * sizeof *p->size);
+    memset(a->size, 0, (size_t)p->k * sizeof *a->size);
     for (int64_t i = 0; i < p->n; i++) {
-        top[p->best[i]] += (double)p->x[i * p->d];
-        p->size[p->best[i]]++;
+        top[a->label[i]] += (double)p->x[i * p->d];
+        a->size[a->label[i]]++;
     }
     for (int64_t c = 0; c < p->k; c++)
-        top[c] = p->size[c] ? top[c] / (double)p->size[c] : HUGE_VAL;
+        top[c] = a->size[c] ? top[c] / (double)a->size[c] : HUGE_VAL;
     for (int64_t place_at = 0, at = 0; place_at < p->k; place_at++) {
         int64_t next = -1;
         for (int64_t c = 0; c < p->k; c++)
-            if (p->size[c] > 0 && (next < 0 || top[c] < top[next]))
+            if (a->size[c] > 0 && (next < 0 || top[c] < top[next]))
                 next = c;
-        counts[place_at] = next < 0 ? 0 : (int32_t)p->size[next];
+        counts[place_at] = next < 0 ? 0 : (int32_t)a->size[next];
         for (int64_t i = 0; i < p->n && next >= 0; i++)
-            if (p->best[i] == next)
+            if (a->label[i] == next)
                 order[at++] = (int32_t)i;
         if (next >= 0)
-            p->size[next] = 0;
+            a->size[next] = 0;
     }
 }
 
 qy_status_t qy_clusters_find(int32_t *order, int32_t *counts, const float *features, int64_t n,
-                             int64_t d, int64_t k, uint32_t seed, uint64_t stream, qy_error_t *err)
+                             int64_t d, int64_t k, uint32_t seed, uint64_t stream, int threads,
+                             qy_error_t *err)
 {
     if (k < 1 || k > n)
         return qy_fail(err, QY_ERR_ARG, "%lld clusters of %lld channels", (long long)k,
@@ -206,24 +227,27 @@ qy_status_t qy_clusters_find(int32_t *order, int32_t *counts, const float *featu
         if (!isfinite(features[i]))
             return qy_fail(err, QY_ERR_ARG, "channel %lld: its range is not finite",
                            (long long)(i / d));
-    size_t doubles = (size_t)(2 * k * d + 2 * n + k);
-    double *memory = calloc(doubles, sizeof *memory);
-    int32_t *labels = calloc((size_t)n, 2 * sizeof *labels);
+    size_t each = (size_t)(2 * k * d + 2 * k);
+    double *memory = calloc((size_t)(2 * n) + STARTS * each, sizeof *memory);
+    int32_t *labels = calloc((size_t)n, STARTS * sizeof *labels);
+    attempt_t attempt[STARTS];
     qy_status_t status =
         memory && labels
             ? QY_OK
             : qy_fail(err, QY_ERR_MEMORY, "no memory to cluster %lld channels", (long long)n);
     if (status == QY_OK) {
         problem_t p = {.n = n, .d = d, .k = k, .x = features, .seed = seed, .stream = stream};
-        p.centre = memory;
-        p.fresh = memory + k * d;
-        p.nearest = p.fresh + k * d;
-        p.trial = p.nearest + n;
-        p.size = (int64_t *)(void *)(p.trial + n);
-        p.label = labels;
-        p.best = labels + n;
-        solve(&p);
-        arrange(&p, order, counts);
+        p.nearest = memory;
+        p.trial = memory + n;
+        for (int i = 0; i < STARTS; i++) {
+            double *centre = memory + 2 * n + (size_t)i * each, *away = centre + 2 * k * d;
+            attempt[i] = (attempt_t){.centre = centre,
+                                     .fresh = centre + k * d,
+                                     .away = away,
+                                     .size = (int64_t *)(void *)(away + k),
+                                     .label = labels + (int64_t)i * n};
+        }
+        arrange(&p, solve(&p, attempt, threads), order, counts);
     }
     free(memory);
     free(labels);
@@ -269,11 +293,12 @@ typedef struct {
 enum { PULLS = 24, ALONE_ROUNDS = 4 };
 static const float farthest = 0.75f;
 
+/* No further than to what is no less than the least. */
 static double fit_error(const fit_t *f, float s, float z)
 {
     float q_max = qy_quant_max(f->bits);
     double sum = 0;
-    for (int i = 0; i < f->n; i++) {
+    for (int i = 0; i < f->n && sum < f->least; i++) {
         double away = (double)((qy_code(f->value[i], s, z, q_max) - z) * s - f->value[i]);
         sum += f->count[i] * away * away;
     }

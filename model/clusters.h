@@ -17,11 +17,12 @@
  * least squared distance to the centres among 10 starts of k-means++, each at most 300 rounds.
  * order (n): the channels of the first cluster, then of the second …, ascending within one;
  * clusters by the largest value of their centre. counts (k): sizes; with fewer distinct channels
- * than k the last are 0. Equal arguments give equal bytes. ARG where k is not 1…n or a number is
- * not finite.
+ * than k the last are 0. Equal arguments give equal bytes, with any number of threads. ARG where k
+ * is not 1…n or a number is not finite.
  */
 qy_status_t qy_clusters_find(int32_t *order, int32_t *counts, const float *features, int64_t n,
-                             int64_t d, int64_t k, uint32_t seed, uint64_t stream, qy_error_t *err);
+                             int64_t d, int64_t k, uint32_t seed, uint64_t stream, int threads,
+                             qy_error_t *err);
 
 /* Σ squared distance of the channels to the centres of their clusters. */
 double qy_clusters_inertia(const int32_t *order, const int32_t *counts, const float *features,

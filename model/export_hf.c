@@ -23,7 +23,7 @@ static qy_status_t write_layer(qy_st_writer_t *writer, const char *layer, const 
     if (!weight)
         return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for its %zu bytes", layer, bytes);
     snprintf(name, sizeof name, "%s.weight", layer);
-    qy_status_t status = qy_qblock_dequantize(block, arch, linear, weight, err);
+    qy_status_t status = qy_qblock_dequantize(block, arch, linear, weight, 1, err);
     if (status == QY_OK)
         status = qy_st_writer_put(writer, name, weight, bytes, err);
     free(weight);

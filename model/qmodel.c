@@ -401,43 +401,83 @@ qy_status_t qy_qblock_read_scales(qy_qblock_t *block, const qy_arch_t *arch, qy_
 
 /* --- finished weights --- */
 
-/* One row, group by group of cols (or counts) columns; returns the first column whose weight is not
- * finite in f16, or −1. */
-static int64_t dequantize_row(uint16_t *dst, const uint8_t *codes, const uint16_t *scales,
-                              const qy_tensor_t *zeros, int64_t row, const int32_t *counts,
-                              int64_t cols)
+/* A group of n columns: what each code stands for is found once, where that is less. */
+static void dequantize_group(uint16_t *dst, const uint8_t *codes, int64_t n, float step, int zero,
+                             int n_codes)
 {
-    int64_t bad = -1, groups = zeros->shape[1], i = 0;
+    uint16_t value[1 << 8];
+    if (n <= n_codes) {
+        for (int64_t i = 0; i < n; i++)
+            dst[i] = qy_f32_to_f16((float)(codes[i] - zero) * step);
+        return;
+    }
+    for (int c = 0; c < n_codes; c++)
+        value[c] = qy_f32_to_f16((float)(c - zero) * step);
+    for (int64_t i = 0; i < n; i++)
+        dst[i] = value[codes[i]];
+}
+
+/* The first that is infinite or no number, or −1. */
+static int64_t first_not_finite(const uint16_t *x, int64_t n)
+{
+    int found = 0;
+#pragma omp simd reduction(| : found)
+    for (int64_t i = 0; i < n; i++)
+        found |= (x[i] & 0x7c00) == 0x7c00;
+    for (int64_t i = 0; i < n && found; i++)
+        if ((x[i] & 0x7c00) == 0x7c00)
+            return i;
+    return -1;
+}
+
+/* Layer number `linear` of a block, and whose columns its groups are. */
+typedef struct {
+    const qy_qblock_t *block;
+    int linear;
+    int64_t n, cols;       /* columns; of each group, without counts */
+    const int32_t *counts; /* or NULL */
+} layer_t;
+
+/* One row by way of room for its codes; the first column whose weight is not finite in f16, or −1.
+ */
+static int64_t dequantize_row(const layer_t *l, uint16_t *dst, uint8_t *codes, int64_t row)
+{
+    const qy_qblock_t *b = l->block;
+    const qy_tensor_t *zeros = &b->zeros[l->linear];
+    const uint16_t *scales = b->scales[l->linear].data;
+    const uint32_t *packed = b->codes[l->linear].data;
+    int bits = b->form.bits;
+    int64_t groups = zeros->shape[1], first = 0;
+    qy_unpack(codes, packed + row * qy_pack_words(l->n, bits), l->n, bits);
     for (int64_t g = 0; g < groups; g++) {
-        float step = qy_f16_to_f32(scales[row * groups + g]);
-        int64_t at = row * groups + g, end = i + (counts ? counts[g] : cols);
+        int64_t at = row * groups + g, n = l->counts ? l->counts[g] : l->cols;
         int zero = zeros->dtype == QY_U8 ? ((const uint8_t *)zeros->data)[at]
                                          : (int)((const int32_t *)zeros->data)[at];
-        for (; i < end; i++) {
-            dst[i] = qy_f32_to_f16((float)(codes[i] - zero) * step);
-            if ((dst[i] & 0x7c00u) == 0x7c00u && bad < 0)
-                bad = i;
-        }
+        dequantize_group(dst + first, codes + first, n, qy_f16_to_f32(scales[at]), zero, 1 << bits);
+        first += n;
     }
-    return bad;
+    return first_not_finite(dst, l->n);
 }
 
 qy_status_t qy_qblock_dequantize(const qy_qblock_t *block, const qy_arch_t *arch,
-                                 qy_linear_id_t linear, uint16_t *dst, qy_error_t *err)
+                                 qy_linear_id_t linear, uint16_t *dst, int threads, qy_error_t *err)
 {
     const qy_linear_desc_t *d = &arch->linear[linear];
-    int64_t cols = qy_quant_group_cols(&block->form, d->in);
-    int64_t words = qy_pack_words(d->in, block->form.bits);
-    const uint32_t *packed = block->codes[linear].data;
-    const int32_t *counts = block->site_counts[qy_linear_site(linear)].data; /* or NULL */
-    uint8_t *codes = malloc((size_t)d->in);
-    if (!codes)
-        return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for a row of codes", d->name);
+    const layer_t layer = {block, (int)linear, d->in, qy_quant_group_cols(&block->form, d->in),
+                           block->site_counts[qy_linear_site(linear)].data};
+    int64_t bands = threads < d->out ? threads : d->out;
     qy_status_t status = QY_OK;
-    for (int64_t row = 0; row < d->out && status == QY_OK; row++) {
-        qy_unpack(codes, packed + row * words, d->in, block->form.bits);
-        int64_t bad = dequantize_row(dst + row * d->in, codes, block->scales[linear].data,
-                                     &block->zeros[linear], row, counts, cols);
+    bool finite = true;
+    uint8_t *codes = malloc((size_t)(bands * d->in));
+    if (!codes)
+        return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for rows of codes", d->name);
+#pragma omp parallel for num_threads(threads) reduction(&& : finite) if (threads > 1)
+    for (int64_t b = 0; b < bands; b++)
+        for (int64_t row = d->out * b / bands; row < d->out * (b + 1) / bands; row++)
+            finite =
+                dequantize_row(&layer, dst + row * d->in, codes + b * d->in, row) < 0 && finite;
+    for (int64_t row = 0; row < d->out && !finite && status == QY_OK; row++) {
+        int64_t bad = dequantize_row(&layer, dst + row * d->in, codes, row);
         if (bad >= 0)
             status = qy_fail(err, QY_ERR_NUMERIC, "%s: weight (%lld, %lld) is too large for f16",
                              d->name, (long long)row, (long long)bad);

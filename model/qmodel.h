@@ -89,8 +89,10 @@ qy_status_t qy_qblock_read(qy_qblock_t *out, const qy_arch_t *arch, const qy_qua
 qy_status_t qy_qblock_read_scales(qy_qblock_t *block, const qy_arch_t *arch, qy_h5_t *file,
                                   qy_error_t *err);
 
-/* Finished weight of one layer, f16 (O, I) into dst, in the order that it is stored in: f16((c − z) f16(s)). */
+/* Finished weight of one layer, f16 (O, I) into dst, in the order that it is stored in: f16((c − z) f16(s)).
+ * By so many threads. */
 qy_status_t qy_qblock_dequantize(const qy_qblock_t *block, const qy_arch_t *arch,
-                                 qy_linear_id_t linear, uint16_t *dst, qy_error_t *err);
+                                 qy_linear_id_t linear, uint16_t *dst, int threads,
+                                 qy_error_t *err);
 
 #endif

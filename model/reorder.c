@@ -10,21 +10,20 @@ bool qy_reorder_is_map(const qy_arch_t *arch, qy_site_t site)
            ((site == QY_SITE_Q || site == QY_SITE_K) && by_channel);
 }
 
-/* Rows of n numbers each, by way of room for all. */
-static void move_rows(float *w, float *room, const int32_t *order, int64_t rows, int64_t n)
+/* Rows and columns of w (n_rows, n) into their orders, NULL as they are, by way of room for all. */
+static void move(float *w, float *room, const int32_t *rows, const int32_t *columns, int64_t n_rows,
+                 int64_t n, int threads)
 {
-    for (int64_t r = 0; r < rows; r++)
-        memcpy(room + r * n, w + order[r] * n, (size_t)n * sizeof *w);
-    memcpy(w, room, (size_t)(rows * n) * sizeof *w);
-}
-
-static void move_columns(float *w, float *room, const int32_t *order, int64_t rows, int64_t n)
-{
-    for (int64_t r = 0; r < rows; r++) {
+    size_t bytes = (size_t)n * sizeof *w;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t r = 0; r < n_rows; r++) {
+        const float *from = w + (rows ? rows[r] : r) * n;
         for (int64_t c = 0; c < n; c++)
-            room[c] = w[r * n + order[c]];
-        memcpy(w + r * n, room, (size_t)n * sizeof *w);
+            room[r * n + c] = from[columns ? columns[c] : c];
     }
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t r = 0; r < n_rows; r++)
+        memcpy(w + r * n, room + r * n, bytes);
 }
 
 /* The sites whose orders a layer's columns and rows follow; QY_N_SITES: none. */
@@ -49,7 +48,7 @@ static sides_t sides_of(const qy_arch_t *arch, int linear)
 }
 
 qy_status_t qy_reorder_weights(qy_block_weights_t *weights, const qy_arch_t *arch,
-                               const int32_t *const order[QY_N_SITES], qy_error_t *err)
+                               const int32_t *const order[QY_N_SITES], int threads, qy_error_t *err)
 {
     size_t most = 0;
     for (int i = 0; i < QY_N_LINEARS; i++)
@@ -63,12 +62,10 @@ qy_status_t qy_reorder_weights(qy_block_weights_t *weights, const qy_arch_t *arc
         if (!d->present)
             continue;
         sides_t sides = sides_of(arch, i);
-        move_columns(weights->linear[i].data, room, order[sides.columns], d->out, d->in);
-        if (sides.rows == QY_N_SITES)
-            continue;
-        move_rows(weights->linear[i].data, room, order[sides.rows], d->out, d->in);
-        if (d->bias)
-            move_rows(weights->bias[i].data, room, order[sides.rows], d->out, 1);
+        const int32_t *rows = sides.rows == QY_N_SITES ? NULL : order[sides.rows];
+        move(weights->linear[i].data, room, rows, order[sides.columns], d->out, d->in, threads);
+        if (rows && d->bias)
+            move(weights->bias[i].data, room, rows, NULL, d->out, 1, 1);
     }
     free(room);
     return QY_OK;

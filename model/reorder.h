@@ -17,8 +17,10 @@
 bool qy_reorder_is_map(const qy_arch_t *arch, qy_site_t site);
 
 /* order[site]: a permutation of the site's channels (the caller checks; q and k by the same
- * positions within heads, v and o_in likewise). Weights and biases are rearranged in place. */
+ * positions within heads, v and o_in likewise). Weights and biases are rearranged in place, by so
+ * many threads. */
 qy_status_t qy_reorder_weights(qy_block_weights_t *weights, const qy_arch_t *arch,
-                               const int32_t *const order[QY_N_SITES], qy_error_t *err);
+                               const int32_t *const order[QY_N_SITES], int threads,
+                               qy_error_t *err);
 
 #endif

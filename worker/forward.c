@@ -143,7 +143,7 @@ static qy_status_t load_clustered(qy_forward_t *f, const qy_qblock_t *q, qy_erro
         if (!d->present)
             continue;
         qy_tensor_t half = qy_tensor_2d(f->staging.data, QY_F16, d->out, d->in);
-        status = qy_qblock_dequantize(q, a, (qy_linear_id_t)i, weight, err);
+        status = qy_qblock_dequantize(q, a, (qy_linear_id_t)i, weight, f->dev->threads, err);
         if (status == QY_OK)
             status = qy_device_upload(f->dev, half.data, weight, qy_tensor_bytes(&half), err);
         if (status == QY_OK)

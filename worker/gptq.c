@@ -39,7 +39,10 @@ qy_status_t qy_gptq_take(qy_gptq_t *g, const qy_plan_t *plan, qy_block_ap_t *var
 {
     const qy_program_t *program = &vars->f->block.program;
     int64_t rows = 0, cols = 0;
-    *g = (qy_gptq_t){.plan = plan, .vars = vars, .given_steps = plan->spec.gptq.static_groups};
+    *g = (qy_gptq_t){.plan = plan,
+                     .vars = vars,
+                     .given_steps = plan->spec.gptq.static_groups,
+                     .plain = !qy_spec_has_gptq(&plan->spec)};
     for (int i = 0; i < QY_N_LINEARS; i++) {
         const qy_linear_desc_t *d = &program->arch.linear[i];
         if (!d->present)
@@ -47,18 +50,20 @@ qy_status_t qy_gptq_take(qy_gptq_t *g, const qy_plan_t *plan, qy_block_ap_t *var
         qy_tensor_t *h = &g->h[qy_gptq_site(program, i)];
         rows = larger(rows, d->out);
         cols = larger(cols, d->in);
-        if (!h->n_dims)
+        if (!h->n_dims && !g->plain)
             QY_TRY(qy_arena_2d(arena, h, QY_F32, d->in, d->in, err));
     }
+    QY_TRY(qy_arena_1d(arena, &g->s, QY_F32, rows, err));
+    QY_TRY(qy_arena_1d(arena, &g->z, QY_F32, rows, err));
+    if (g->plain)
+        return QY_OK;
     QY_TRY(qy_arena_2d(arena, &g->u, QY_F32, cols, cols, err));
     QY_TRY(qy_arena_2d(arena, &g->errors, QY_F32, rows, plan->spec.gptq.block_size, err));
     qy_tensor_t *whole[] = {&g->order, &g->inverse, &g->gather, &g->group};
     for (int i = 0; i < 4; i++)
         QY_TRY(qy_arena_1d(arena, whole[i], QY_I32, cols, err));
     QY_TRY(qy_arena_1d(arena, &g->diagonal, QY_F32, cols, err));
-    QY_TRY(qy_arena_1d(arena, &g->shift, QY_F32, cols, err));
-    QY_TRY(qy_arena_1d(arena, &g->s, QY_F32, rows, err));
-    return qy_arena_1d(arena, &g->z, QY_F32, rows, err);
+    return qy_arena_1d(arena, &g->shift, QY_F32, cols, err);
 }
 
 /* --- second moments --------------------------------------------------------------------------- */
@@ -294,6 +299,29 @@ static qy_status_t work_off(qy_gptq_t *g, qy_quant_vars_t *v, qy_tensor_t *w, co
     return QY_OK;
 }
 
+/* The steps of a layer that is rounded plainly, from its weights, whose groups stand side by side.
+ */
+static qy_status_t find_steps(qy_gptq_t *g, int id, const int32_t *groups, qy_error_t *err)
+{
+    qy_quant_vars_t *v = &g->vars->vars[id];
+    int64_t cols = qy_tensor_cols(&v->w);
+    for (int64_t first = 0, end; first < cols; first = end) {
+        end = group_end(groups, 0, first, cols);
+        QY_TRY(update_range(g, v, &v->w, g->vars->f->staging.data, first, end - first,
+                            groups[first], err));
+    }
+    return QY_OK;
+}
+
+static qy_status_t find_all_steps(qy_gptq_t *g, qy_error_t *err)
+{
+    const qy_program_t *program = &g->vars->f->block.program;
+    for (int i = 0; i < QY_N_LINEARS && !g->given_steps; i++)
+        if (program->arch.linear[i].present)
+            QY_TRY(find_steps(g, i, g->groups[qy_gptq_site(program, i)], err));
+    return QY_OK;
+}
+
 /* Leaves the rounded weight in the variables and, with groups of consecutive columns, in f->params.
  */
 static qy_status_t round_linear(qy_gptq_t *g, int id, int site, qy_error_t *err)
@@ -336,11 +364,13 @@ static qy_status_t round_site(qy_gptq_t *g, int64_t block, int site, qy_error_t 
 
 qy_status_t qy_gptq_add(qy_gptq_t *g, const qy_block_acts_t *acts, int accumulate, qy_error_t *err)
 {
-    return add_batch(g, acts, 0, QY_GPTQ_SITES, accumulate, err);
+    return g->plain ? QY_OK : add_batch(g, acts, 0, QY_GPTQ_SITES, accumulate, err);
 }
 
 qy_status_t qy_gptq_round(qy_gptq_t *g, int64_t block, qy_error_t *err)
 {
+    if (g->plain)
+        return find_all_steps(g, err);
     for (int site = 0; site < QY_GPTQ_SITES; site++)
         QY_TRY(round_site(g, block, site, err));
     return QY_OK;

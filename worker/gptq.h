@@ -27,6 +27,7 @@ typedef struct {
     /* Host, borrowed: the group of each column of a site's layers; NULL: of consecutive columns. */
     const int32_t *groups[QY_GPTQ_SITES];
     bool given_steps; /* steps are the caller's; else they are found when a group is reached */
+    bool plain;       /* no moments, no errors made good: only the steps are found */
 } qy_gptq_t;
 
 /* Tensors into arena (which may only measure); vars has been taken. */
@@ -43,7 +44,8 @@ qy_status_t qy_gptq_run(qy_gptq_t *g, int64_t block, const qy_block_weights_t *w
 /*
  * The same in pieces, for a method that looks at the activations itself and brings its own groups
  * (those of equal number side by side) and perhaps steps (vars' s and z): a batch that went through
- * the block, in order; then all layers at once. The rounded weights are left in vars alone.
+ * the block, in order; then all layers at once. The rounded weights are left in vars alone; with
+ * plain rounding the weights as they are, for the caller to round.
  */
 qy_status_t qy_gptq_add(qy_gptq_t *g, const qy_block_acts_t *acts, int accumulate, qy_error_t *err);
 qy_status_t qy_gptq_round(qy_gptq_t *g, int64_t block, qy_error_t *err);

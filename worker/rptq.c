@@ -281,27 +281,31 @@ static qy_status_t walk(qy_rptq_t *r, qy_stream_t *source, pass_t *pass, qy_erro
 /* --- steps -------------------------------------------------------------------------------------
  */
 
+/* Cluster c of a site: from its values' counts or, with compat, its averaged range. */
+static void finish_cluster(const host_t *h, qy_qblock_t *q, int site, int64_t c, bool compat)
+{
+    float *s = (float *)q->site_scales[site].data + c, z = 0.0f;
+    int bits = qy_quant_site_bits(&q->form, (qy_site_t)site);
+    *s = 1.0f;
+    if (bits != QY_BITS_NONE && counts_of(q, site)[c]) {
+        if (compat)
+            qy_cluster_step(s, &z, h->mean_lo[site][c], h->mean_hi[site][c], bits, true);
+        else
+            qy_cluster_fit(s, &z, h->sketch.bins[site] + c * QY_CLUSTER_BINS, h->sketch.lo[site][c],
+                           h->sketch.hi[site][c], bits);
+    }
+    ((int32_t *)q->site_zeros[site].data)[c] = (int32_t)z;
+}
+
 static void finish_sites(const qy_rptq_t *r, const host_t *h, qy_qblock_t *q)
 {
     bool compat = r->plan->spec.rptq.compat;
+    int threads = r->vars->f->dev->threads;
     for (int i = 0; i < QY_N_SITES; i++) {
-        float *scales = q->site_scales[i].data;
-        int32_t *zeros = q->site_zeros[i].data;
-        int bits = qy_quant_site_bits(&q->form, (qy_site_t)i);
-        for (int64_t c = 0; c < qy_tensor_count(&q->site_counts[i]); c++) {
-            float z = 0.0f;
-            scales[c] = 1.0f;
-            if (bits == QY_BITS_NONE || !counts_of(q, i)[c]) {
-                zeros[c] = 0;
-                continue;
-            }
-            if (!compat)
-                qy_cluster_fit(&scales[c], &z, h->sketch.bins[i] + c * QY_CLUSTER_BINS,
-                               h->sketch.lo[i][c], h->sketch.hi[i][c], bits);
-            else
-                qy_cluster_step(&scales[c], &z, h->mean_lo[i][c], h->mean_hi[i][c], bits, compat);
-            zeros[c] = (int32_t)z;
-        }
+        int64_t n = qy_tensor_count(&q->site_counts[i]);
+#pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
+        for (int64_t c = 0; c < n; c++)
+            finish_cluster(h, q, i, c, compat);
     }
 }
 
@@ -345,6 +349,34 @@ static void copy_rest(const qy_block_weights_t *weights, qy_qblock_t *q)
     }
 }
 
+/* All layers, whose weights are in the new order, as codes into q. */
+static qy_status_t round_layers(qy_rptq_t *r, const qy_block_weights_t *weights, const pass_t *pass,
+                                qy_qblock_t *q, qy_error_t *err)
+{
+    QY_TRY(load_layers(r, weights, q, pass->host, err));
+    QY_TRY(qy_gptq_round(&r->gptq, pass->block, err));
+    QY_TRY(freeze_layers(r, pass, q, err));
+    copy_rest(weights, q);
+    return QY_OK;
+}
+
+/* The block in its new order into f->params. Plain rounding needs no activations: weights are
+ * rounded before these are looked at, as in the official code. */
+static qy_status_t load_ordered(qy_rptq_t *r, const qy_block_weights_t *weights, const pass_t *pass,
+                                qy_qblock_t *q, qy_error_t *err)
+{
+    qy_forward_t *f = r->vars->f;
+    if (!r->gptq.plain) {
+        QY_TRY(qy_block_params_load(&f->params, &f->block, weights, &f->staging, 1, err));
+        return qy_decorate_orders(&f->params, f->dev, &f->block.program.arch, q, err);
+    }
+    QY_TRY(round_layers(r, weights, pass, q, err));
+    QY_TRY(qy_forward_load_quantized(f, q, err));
+    for (int i = 0; i < QY_N_SITES; i++)
+        f->params.quantizer[i].kind = QY_ACT_NONE; /* their steps are still to be found */
+    return QY_OK;
+}
+
 static qy_status_t run(qy_rptq_t *r, qy_block_weights_t *weights, qy_stream_t *source, pass_t *pass,
                        qy_qblock_t *q, qy_error_t *err)
 {
@@ -355,23 +387,18 @@ static qy_status_t run(qy_rptq_t *r, qy_block_weights_t *weights, qy_stream_t *s
     QY_TRY(walk(r, source, pass, err));
     QY_TRY(fetch_ranges(r, pass->host, err));
     QY_TRY(qy_rptq_orders(q, arch, pass->host->lo, pass->host->hi, r->plan->spec.seed, pass->block,
-                          err));
+                          f->dev->threads, err));
     set_groups(pass->host, q);
     if (!r->zero.data)
         qy_rptq_sketch_bound(&pass->host->sketch, q, pass->host->lo, pass->host->hi);
     for (int i = 0; i < QY_N_SITES; i++)
         orders[i] = order_of(q, i);
-    QY_TRY(qy_reorder_weights(weights, arch, orders, err));
-    QY_TRY(qy_block_params_load(&f->params, &f->block, weights, &f->staging, 1, err));
-    QY_TRY(qy_decorate_orders(&f->params, f->dev, arch, q, err));
+    QY_TRY(qy_reorder_weights(weights, arch, orders, f->dev->threads, err));
+    QY_TRY(load_ordered(r, weights, pass, q, err));
     pass->ordered = true;
     QY_TRY(walk(r, source, pass, err));
     finish_sites(r, pass->host, q);
-    QY_TRY(load_layers(r, weights, q, pass->host, err));
-    QY_TRY(qy_gptq_round(&r->gptq, pass->block, err));
-    QY_TRY(freeze_layers(r, pass, q, err));
-    copy_rest(weights, q);
-    return QY_OK;
+    return r->gptq.plain ? QY_OK : round_layers(r, weights, pass, q, err);
 }
 
 qy_status_t qy_rptq_run(qy_rptq_t *r, int64_t block, qy_block_weights_t *weights,
@@ -383,7 +410,8 @@ qy_status_t qy_rptq_run(qy_rptq_t *r, int64_t block, qy_block_weights_t *weights
     host_t host;
     QY_TRY(host_create(&host, arch, &f->form, err));
     pass_t pass = {.block = block, .hooks = hooks, .q = q, .host = &host, .began = qy_now_s()};
-    qy_status_t status = qy_rptq_weights_create(&host.weights, arch, &f->form, err);
+    qy_status_t status =
+        qy_rptq_weights_create(&host.weights, arch, &f->form, f->dev->threads, err);
     if (status == QY_OK && !r->plan->spec.rptq.compat)
         status = qy_rptq_sketch_create(&host.sketch, arch, &f->form, f->length, err);
     if (status == QY_OK)

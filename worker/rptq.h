@@ -1,7 +1,7 @@
 /*
  * RPTQ over one block: channels of similar ranges are put side by side in clusters, each with one
- * static step and zero point; weights follow the channels' order and are rounded by GPTQ with steps
- * for each row and cluster.
+ * static step and zero point; weights follow the channels' order and are rounded by GPTQ, or
+ * plainly, with steps for each row and cluster.
  *
  * Source: RPTQ, arXiv:2304.01089, official code; Llama, rotary positions and grouped heads are
  * ours.

@@ -11,7 +11,7 @@
  * head share its order. ARG where a range is not finite, with the block named.
  */
 qy_status_t qy_rptq_orders(qy_qblock_t *q, const qy_arch_t *arch, float *const lo[QY_N_SITES],
-                           float *const hi[QY_N_SITES], int64_t seed, int64_t block,
+                           float *const hi[QY_N_SITES], int64_t seed, int64_t block, int threads,
                            qy_error_t *err);
 
 #endif

@@ -8,16 +8,20 @@
 
 enum { TOKENS = 8192 };
 
+/* So many channels of a cluster are counted at a time, in bins of their own. */
+enum { PIECE = 256 };
+
 qy_status_t qy_rptq_sketch_create(qy_rptq_sketch_t *out, const qy_arch_t *arch,
                                   const qy_quant_form_t *form, int64_t length, qy_error_t *err)
 {
-    int64_t clusters = 0, widest = 0;
+    int64_t clusters = 0, widest = 0, pieces = 0;
     for (int i = 0; i < QY_N_SITES; i++) {
-        int64_t n = qy_site_channels(arch, (qy_site_t)i);
-        clusters += form->n_clusters[i];
+        int64_t n = qy_site_channels(arch, (qy_site_t)i), k = form->n_clusters[i];
+        clusters += k;
         widest = n > widest ? n : widest;
+        pieces = k + n / PIECE > pieces ? k + n / PIECE : pieces;
     }
-    size_t words = (size_t)(clusters * (QY_CLUSTER_BINS + 2) + widest * (2 * length + 3));
+    size_t words = (size_t)(clusters * (QY_CLUSTER_BINS + 2) + widest * length + 3 * pieces);
     *out = (qy_rptq_sketch_t){.memory = calloc(words, sizeof(float))};
     if (!out->memory)
         return qy_fail(err, QY_ERR_MEMORY, "rptq: %zu numbers of host memory", words);
@@ -30,9 +34,7 @@ qy_status_t qy_rptq_sketch_create(qy_rptq_sketch_t *out, const qy_arch_t *arch,
         at = out->hi[i] + k;
     }
     out->values = at;
-    out->half = (uint16_t *)(void *)(out->values + widest * length);
-    out->channel = out->values + 2 * widest * length;
-    out->group = (int32_t *)(void *)(out->channel + 2 * widest);
+    out->piece = (void *)(at + widest * length);
     return QY_OK;
 }
 
@@ -65,39 +67,64 @@ bool qy_rptq_sketch_wants(int64_t i, int64_t n, int64_t length)
     return (i + 1) * wanted / n > i * wanted / n;
 }
 
-static qy_status_t fetch(qy_rptq_sketch_t *s, const qy_device_t *dev, const qy_tensor_t *x,
-                         qy_error_t *err)
+/* Clusters in pieces; how many. */
+static int64_t cut(qy_rptq_piece_t *piece, const int32_t *counts, int64_t k)
 {
-    int64_t n = qy_tensor_count(x);
-    if (x->dtype == QY_F32)
-        return qy_device_download(dev, s->values, x->data, qy_tensor_bytes(x), err);
-    QY_TRY(qy_device_download(dev, s->half, x->data, qy_tensor_bytes(x), err));
-    if (x->dtype == QY_F16)
-        qy_f16_widen(s->values, s->half, n);
+    int64_t n = 0;
+    for (int32_t c = 0, at = 0; c < k; at += counts[c++])
+        for (int32_t i = 0; i < counts[c]; i += PIECE)
+            piece[n++] =
+                (qy_rptq_piece_t){c, at + i, counts[c] - i < PIECE ? counts[c] - i : PIECE};
+    return n;
+}
+
+/* Numbers [first, first + n) of x as f32, in room where they are not. */
+static const float *widened(float *room, const void *x, qy_dtype_t dtype, int64_t first, int64_t n)
+{
+    if (dtype == QY_F32)
+        return (const float *)x + first;
+    if (dtype == QY_F16)
+        qy_f16_widen(room, (const uint16_t *)x + first, n);
     else
-        qy_bf16_widen(s->values, s->half, n);
-    return QY_OK;
+        qy_bf16_widen(room, (const uint16_t *)x + first, n);
+    return room;
+}
+
+/* The values of a piece, of the sample x that is in s->values. */
+static void count(uint32_t *bins, const qy_rptq_sketch_t *s, const qy_tensor_t *x, int site,
+                  const qy_rptq_piece_t *piece)
+{
+    float room[PIECE], lo = s->lo[site][piece->cluster], range = s->hi[site][piece->cluster] - lo;
+    float per_width = range > 0 ? QY_CLUSTER_BINS / range : 0.0f;
+    int32_t place[PIECE];
+    int64_t n = qy_tensor_cols(x);
+    for (int64_t row = 0; row < qy_tensor_rows(x); row++) {
+        const float *value = widened(room, s->values, x->dtype, row * n + piece->first, piece->n);
+#pragma omp simd
+        for (int32_t i = 0; i < piece->n; i++) {
+            float bin = (value[i] - lo) * per_width;
+            bin = bin > 0 ? bin : 0.0f;
+            place[i] = (int32_t)(bin < QY_CLUSTER_BINS - 1 ? bin : QY_CLUSTER_BINS - 1);
+        }
+        for (int32_t i = 0; i < piece->n; i++)
+            bins[place[i]]++;
+    }
 }
 
 qy_status_t qy_rptq_sketch_add(qy_rptq_sketch_t *s, const qy_device_t *dev, const qy_tensor_t *x,
                                const qy_qblock_t *q, int site, qy_error_t *err)
 {
-    const int32_t *counts = q->site_counts[site].data;
-    int64_t n = qy_tensor_count(&q->site_order[site]), m = qy_tensor_count(x) / n, at = 0;
-    float *lo = s->channel, *per_width = s->channel + n;
-    QY_TRY(fetch(s, dev, x, err));
-    for (int64_t c = 0; c < qy_tensor_count(&q->site_counts[site]); c++)
-        for (int32_t i = 0; i < counts[c]; i++, at++) {
-            float range = s->hi[site][c] - s->lo[site][c];
-            lo[at] = s->lo[site][c];
-            per_width[at] = range > 0 ? QY_CLUSTER_BINS / range : 0.0f;
-            s->group[at] = (int32_t)c;
-        }
-    for (int64_t row = 0; row < m; row++)
-        for (int64_t i = 0; i < n; i++) {
-            float bin = (s->values[row * n + i] - lo[i]) * per_width[i];
-            int place = bin >= QY_CLUSTER_BINS ? QY_CLUSTER_BINS - 1 : bin > 0 ? (int)bin : 0;
-            s->bins[site][(int64_t)s->group[i] * QY_CLUSTER_BINS + place]++;
-        }
+    const qy_tensor_t *counts = &q->site_counts[site];
+    int64_t n_pieces = cut(s->piece, counts->data, qy_tensor_count(counts));
+    QY_TRY(qy_device_download(dev, s->values, x->data, qy_tensor_bytes(x), err));
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic) if (dev->threads > 1)
+    for (int64_t i = 0; i < n_pieces; i++) {
+        uint32_t bins[QY_CLUSTER_BINS] = {0};
+        uint32_t *all = s->bins[site] + (int64_t)s->piece[i].cluster * QY_CLUSTER_BINS;
+        count(bins, s, x, site, &s->piece[i]);
+#pragma omp critical(qy_rptq_sketch)
+        for (int b = 0; b < QY_CLUSTER_BINS; b++)
+            all[b] += bins[b];
+    }
     return QY_OK;
 }

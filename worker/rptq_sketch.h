@@ -9,12 +9,16 @@
 #include "kernels/device.h"
 #include "model/qmodel.h"
 
+/* Channels [first, first + n) of a site, all of one cluster. */
+typedef struct {
+    int32_t cluster, first, n;
+} qy_rptq_piece_t;
+
 typedef struct {
     uint32_t *bins[QY_N_SITES];             /* (K, QY_CLUSTER_BINS) */
     float *lo[QY_N_SITES], *hi[QY_N_SITES]; /* (K): least and largest value of the cluster */
-    float *values, *channel; /* one sample of the widest site; 2 numbers for each of its channels */
-    uint16_t *half;          /* the sample as it comes */
-    int32_t *group;          /* a cluster for each of its channels */
+    void *values;                           /* one sample of the widest site, as it comes */
+    qy_rptq_piece_t *piece;                 /* of a site: the most */
     void *memory;
 } qy_rptq_sketch_t;
 

@@ -5,14 +5,15 @@
 #include "kernels/optim.h"
 #include "model/qmodel.h"
 
-/* Host memory for the largest layer of an arch: weights, steps, zero points, a row of codes. */
+/* Host memory for the largest layer of an arch: weights, steps, zero points, a row of codes for
+ * each of the device's threads. */
 typedef struct {
     float *weight, *s, *z;
     uint8_t *codes;
 } qy_rptq_weights_t;
 
 qy_status_t qy_rptq_weights_create(qy_rptq_weights_t *out, const qy_arch_t *arch,
-                                   const qy_quant_form_t *form, qy_error_t *err);
+                                   const qy_quant_form_t *form, int threads, qy_error_t *err);
 void qy_rptq_weights_destroy(qy_rptq_weights_t *h);
 
 /*

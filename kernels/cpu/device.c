@@ -153,6 +153,11 @@ static void find_model(char *out, size_t bytes)
         snprintf(out, bytes, "%s", system.machine);
 }
 
+int qy_cpu_threads(void)
+{
+    return omp_get_max_threads();
+}
+
 qy_status_t qy_cpu_open(qy_device_t *dev, int index, qy_error_t *err)
 {
     (void)index;
@@ -166,9 +171,6 @@ qy_status_t qy_cpu_open(qy_device_t *dev, int index, qy_error_t *err)
     dev->ops = &qy_cpu_ops;
     dev->vtable = &vtable;
     dev->compute = QY_F32;
-    /* OpenMP's own default: OMP_NUM_THREADS, else the CPUs of the process's affinity. */
-    if (dev->threads == 0)
-        dev->threads = omp_get_max_threads();
     openblas_set_num_threads(1);
     snprintf(dev->kind, sizeof dev->kind, "cpu");
     find_model(dev->model, sizeof dev->model);

@@ -386,8 +386,6 @@ qy_status_t qy_cuda_open(qy_device_t *dev, int index, qy_error_t *err)
     dev->fuses = true;
     if (dev->compute == QY_N_DTYPES)
         dev->compute = QY_BF16;
-    if (dev->threads == 0)
-        dev->threads = 1;
     size_t blas = cublasLtGetVersion();
     char solver[32];
     qy_cuda_solver_name(solver);

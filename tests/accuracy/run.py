@@ -173,6 +173,12 @@ for scheme, most in LLAMA_MOST.items():
     JOBS.append((f"rptq-llama-{scheme}", rptq(LLAMA, scheme), originals(scheme, "tiny Llama", 21.068) + [("stitched", f"tiny Llama: {scheme}", at_most(most))]))
     JOBS.append((f"rptq-planted-{scheme}", rptq("planted-" + OPT, scheme), [("stitched", f"tiny OPT, planted: {scheme}", at_most(round(OFFICIAL[scheme] + 0.4, 3)))]))
     JOBS.append((f"rptq-planted-llama-{scheme}", rptq("planted-" + LLAMA, scheme), [("stitched", f"tiny Llama, planted: {scheme}", at_most(most + 0.2))]))
+# The official code's baseline: one static step for each tensor, weights plainly rounded. It does not bear outliers.
+TENSOR = ("clusters: 1", "head_clusters: 0", "weights: rtn")
+for name, model, what, test, *compat in (("rptq-tensor-rtn-compat", OPT, "tiny OPT, as published", about(25.647, 0.15), "compat: true"),
+                                         ("rptq-tensor-rtn", OPT, "tiny OPT", at_most(25.647)),
+                                         ("rptq-planted-tensor-rtn", "planted-" + OPT, "tiny OPT, planted", at_least(100))):
+    JOBS.append((name, rptq(model, "W4A4", *TENSOR, *compat), [("stitched", f"{what}: W4A4, a static step a tensor, RTN", test)]))
 JOBS.append(("rptq-rtn-w4a4", activations("rtn", 4, 4, "rtn.init=min-max", f"model={OPT}"), [("stitched", "tiny OPT: RTN w4a4, a step a token", at_most(25.647))]))
 for scheme, most in (("W3A3KV", 24.2), ("W4A4", 23.5)):
     JOBS.append((f"rptq-{scheme}-e2e", rptq(OPT, scheme) + ["e2e_qp={loss: distill, epochs: 2, batch_size: 9, lr: 1.0e-3}"], [("final", f"tiny OPT: {scheme}, + E2E-QP of its steps", at_most(most))]))

@@ -330,18 +330,25 @@ static void test_huge(void **state)
     qy_plan_destroy(&plan);
 }
 
-static void test_print(void **state)
+static void check_print(const char *job, const char *set, const char *const *wanted, size_t n)
 {
-    (void)state;
     char *text = NULL;
     size_t bytes = 0;
-    qy_plan_t *plan = make_plan(
-        TINY_JOB "e2e_qp: {batch_size: 4, loss: distill}\nexport: [gptq]\n",
-        "evaluate=[{name: kjv, text: " TEST_DATA "/text/kjv/test.txt, sequence_length: 64}]", 4);
+    qy_plan_t *plan = make_plan(job, set, 4);
     FILE *file = open_memstream(&text, &bytes);
     assert_non_null(file);
     qy_plan_print(plan, file);
     fclose(file);
+    for (size_t i = 0; i < n; i++)
+        if (!strstr(text, wanted[i]))
+            fail_msg("\"%s\" is not in:\n%s", wanted[i], text);
+    free(text);
+    qy_plan_destroy(&plan);
+}
+
+static void test_print(void **state)
+{
+    (void)state;
     static const char *const wanted[] = {
         "6 blocks, hidden 256",
         "block-ap, 2 bits, groups of 64, asymmetric, least-squares start",
@@ -354,11 +361,18 @@ static void test_print(void **state)
         "kjv: /",
         "export     gptq",
         "MiB of host memory a worker"};
-    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
-        if (!strstr(text, wanted[i]))
-            fail_msg("\"%s\" is not in:\n%s", wanted[i], text);
-    free(text);
-    qy_plan_destroy(&plan);
+    static const char *const clusters[] = {
+        "rptq, 4 bits, rows and clusters",
+        "clusters: 32, 4 a head; activations 4 bits, KV cache 4 bits; weights by GPTQ"};
+    static const char *const tensors[] = {"clusters: 1, 1 for all heads",
+                                          "; weights by plain rounding"};
+    check_print(TINY_JOB "e2e_qp: {batch_size: 4, loss: distill}\nexport: [gptq]\n",
+                "evaluate=[{name: kjv, text: " TEST_DATA
+                "/text/kjv/test.txt, sequence_length: 64}]",
+                wanted, sizeof wanted / sizeof *wanted);
+    check_print(TINY_JOB "rptq: {scheme: W4A4}\n", "quantize={method: rptq}", clusters, 2);
+    check_print(TINY_JOB "rptq: {scheme: W4A4, clusters: 1, head_clusters: 0, weights: rtn}\n",
+                "quantize={method: rptq}", tensors, 2);
 }
 
 /* A calibrating method that trains nothing: samples and segments as ever, no steps. */

@@ -104,6 +104,9 @@ static void test_rounding(void **state)
     assert_near(rounding_s("quantize.method=gptq", &speed), (6 * walk + moments + single) / 1e9);
     assert_near(rounding_s("quantize.method=gptq", &gpu), (6 * walk + moments + 16 * single) / 1e9);
     assert_near(rounding_s("quantize={method: rptq}", &speed), (3 * walk + moments + single) / 1e9);
+    plan = make_plan(TINY_JOB "rptq: {weights: rtn}\n", "quantize={method: rptq}", 1);
+    assert_near(qy_plan_rounding_s(plan, &speed), 3 * walk / 1e9);
+    qy_plan_destroy(&plan);
     speed.forward = 1e30;
     speed.freeze = 1e6;
     assert_near(rounding_s("quantize={method: rptq}", &speed), weights / 1e6);

@@ -284,6 +284,16 @@ static void test_difference(void **state)
     OK(qy_spec_difference(b, a, text, sizeof text, &err));
     assert_non_null(strstr(text, "e2e_qp.loss: none, was distill"));
     free(b);
+    free(a);
+    /* Plain rounding is another result, which GPTQ's keys have no part in. */
+    a = canonical(TINY_JOB, "quantize={method: rptq}");
+    b = canonical(TINY_JOB "rptq: {weights: rtn, head_clusters: 0}\n", "quantize={method: rptq}");
+    OK(qy_spec_difference(a, b, text, sizeof text, &err));
+    assert_non_null(strstr(text, "rptq.weights: rtn, was gptq"));
+    assert_non_null(strstr(text, "rptq.head_clusters: 0, was 4"));
+    assert_non_null(strstr(text, "gptq.damping: none, was 0.01"));
+    assert_non_null(strstr(text, "gptq.block_size: none, was 128"));
+    free(b);
     OK(qy_spec_difference(a, a, text, sizeof text, &err));
     assert_string_equal(text, "");
     assert_int_equal(qy_spec_difference(a, "[1]", text, sizeof text, &err), QY_ERR_FORMAT);

@@ -32,6 +32,8 @@ static void test_refused(void **state)
         {TINY_JOB, "quantize.bits=3", "\"quantize.bits\"|\"quantize.weights.bits\""},
         {TINY_JOB "quantize: {method: rptq, kv_cache: {bits: 8}}\nrptq: {scheme: W4A4}\n", NULL,
          "kv_cache.bits: 8, but rptq.scheme sets it to 4"},
+        {TINY_JOB, "rptq.head_clusters=65", "rptq.head_clusters: 65; expected 0 to 64"},
+        {TINY_JOB, "rptq.weights=normal", "rptq.weights: normal; expected gptq, rtn"},
         {TINY_JOB "gptq: {act_order: true}\n", "quantize.method=gptq",
          "act_order: needs static_groups"},
         {TINY_JOB, "gptq.block_size=129", "gptq.block_size: 129; expected 1 to 128"},

@@ -61,7 +61,7 @@ static void check_order(const float *features, int64_t n, int64_t d, int64_t k, 
 {
     qy_error_t err = {0};
     int32_t order[64], counts[8];
-    assert_int_equal(qy_clusters_find(order, counts, features, n, d, k, 0, 0, &err), QY_OK);
+    assert_int_equal(qy_clusters_find(order, counts, features, n, d, k, 0, 0, 2, &err), QY_OK);
     for (int64_t i = 0; i < n; i++)
         assert_int_equal(order[i], want[i]);
     for (int64_t c = 0; c < k; c++)
@@ -92,9 +92,30 @@ static void test_find(void **state)
     }
     qy_error_t err = {0};
     int32_t order[64], counts[4];
-    assert_int_equal(qy_clusters_find(order, counts, many, 64, 2, 4, 0, 0, &err), QY_OK);
+    assert_int_equal(qy_clusters_find(order, counts, many, 64, 2, 4, 0, 0, 2, &err), QY_OK);
     double inertia = qy_clusters_inertia(order, counts, many, 64, 2, 4);
     assert_true(inertia <= 1.01 * 237.1075 && inertia >= 237.107);
+}
+
+/* As many threads as there may be give the bytes that one gives. */
+static void test_threads(void **state)
+{
+    (void)state;
+    enum { N = 500, D = 4, MOST = 40 };
+    float features[N * D];
+    int32_t order[2][N], counts[2][MOST];
+    for (int i = 0; i < N * D; i++)
+        features[i] = (float)((37 * i + i * i % 89 + 11) % 101) / 10;
+    for (int64_t k = 1; k <= MOST; k += 13)
+        for (int64_t d = 1; d <= D; d++) {
+            qy_error_t err = {0};
+            for (int i = 0; i < 2; i++)
+                assert_int_equal(
+                    qy_clusters_find(order[i], counts[i], features, N, d, k, 3, 5, i ? 4 : 1, &err),
+                    QY_OK);
+            assert_memory_equal(order[0], order[1], sizeof order[0]);
+            assert_memory_equal(counts[0], counts[1], (size_t)k * sizeof counts[0][0]);
+        }
 }
 
 /* Fewer distinct channels than clusters: the last clusters are empty. */
@@ -107,8 +128,8 @@ static void test_degenerate(void **state)
     check_order(one, 1, 1, 1, (const int[]){0}, (const int[]){1});
     qy_error_t err = {0};
     int32_t order[2], counts[3];
-    assert_int_equal(qy_clusters_find(order, counts, one, 1, 1, 2, 0, 0, &err), QY_ERR_ARG);
-    assert_int_equal(qy_clusters_find(order, counts, broken, 2, 1, 1, 0, 0, &err), QY_ERR_ARG);
+    assert_int_equal(qy_clusters_find(order, counts, one, 1, 1, 2, 0, 0, 2, &err), QY_ERR_ARG);
+    assert_int_equal(qy_clusters_find(order, counts, broken, 2, 1, 1, 0, 0, 2, &err), QY_ERR_ARG);
 }
 
 /* Σ (ŵ − x)² of counted values at one step and zero point, in f64. */
@@ -187,9 +208,10 @@ static void test_fit_whole(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_steps), cmocka_unit_test(test_average),
-        cmocka_unit_test(test_find),  cmocka_unit_test(test_degenerate),
-        cmocka_unit_test(test_fit),   cmocka_unit_test(test_fit_whole),
+        cmocka_unit_test(test_steps),   cmocka_unit_test(test_average),
+        cmocka_unit_test(test_find),    cmocka_unit_test(test_degenerate),
+        cmocka_unit_test(test_fit),     cmocka_unit_test(test_fit_whole),
+        cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -25,7 +25,7 @@ static void check_awq_layer(const fixture_t *f, const qy_st_set_t *set, const qy
     uint32_t *qzeros = read_part(set, layer, ".qzeros", "I32", k / cols, n / 8);
     uint16_t *scales = read_part(set, layer, ".scales", "F16", k / cols, n);
     uint16_t *want = malloc((size_t)(n * k) * sizeof *want);
-    OK(qy_qblock_dequantize(q, &f->model->arch, id, want, &err));
+    OK(qy_qblock_dequantize(q, &f->model->arch, id, want, 1, &err));
     for (int64_t row = 0; row < n; row++)
         for (int64_t i = 0; i < k; i++) {
             int z = nibble(qzeros, i / cols, n, row), c = nibble(qweight, i, n, row);

@@ -62,7 +62,7 @@ static void check_layer(const fixture_t *f, const qy_st_set_t *set, const qy_qbl
     char layer[160];
     qy_model_tensor_name(layer, &f->model->arch, block, d->name, "");
     uint16_t *want = malloc(bytes);
-    OK(qy_qblock_dequantize(q, &f->model->arch, id, want, &err));
+    OK(qy_qblock_dequantize(q, &f->model->arch, id, want, 1, &err));
     uint16_t *unpacked = unpack_layer(set, layer, d->out, d->in, &f->job.form);
     assert_memory_equal(unpacked, want, bytes);
     free(want);

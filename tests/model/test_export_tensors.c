@@ -53,7 +53,7 @@ static void compare_layer(const fixture_t *f, const qy_st_set_t *gptq, const qy_
     char layer[160];
     qy_model_tensor_name(layer, &f->model->arch, block, d->name, "");
     uint16_t *want = malloc(bytes);
-    OK(qy_qblock_dequantize(q, &f->model->arch, id, want, &err));
+    OK(qy_qblock_dequantize(q, &f->model->arch, id, want, 1, &err));
     uint16_t *dense = read_part(hf, layer, ".weight", "F16", d->out, d->in);
     assert_memory_equal(dense, want, bytes);
     uint16_t *unpacked = unpack_layer(gptq, layer, d->out, d->in, &f->job.form);

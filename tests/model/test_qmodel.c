@@ -274,12 +274,12 @@ static void test_dequantize_by_hand(void **state)
     /* 3 × 1638 × 2^-14 = 1228.5 × 2^-12, a tie: 1228. −1638 × 2^-14. 4, 0. −2^-14, 0. −2^15, 0. */
     const uint16_t want[8] = {0x34cc, 0xae66, 0x4400, 0x0000, 0x8400, 0x0000, 0xf800, 0x0000};
     uint16_t got[8];
-    OK(qy_qblock_dequantize(&block, &arch, QY_LINEAR_UP, got, &err));
+    OK(qy_qblock_dequantize(&block, &arch, QY_LINEAR_UP, got, 2, &err));
     for (int i = 0; i < 8; i++)
         assert_int_equal(got[i], want[i]);
 
     codes[1] = 1u | 2u << 3 | 5u << 6 | 2u << 9; /* (2 − 6) 2^15 */
-    assert_failed(qy_qblock_dequantize(&block, &arch, QY_LINEAR_UP, got, &err), QY_ERR_NUMERIC,
+    assert_failed(qy_qblock_dequantize(&block, &arch, QY_LINEAR_UP, got, 2, &err), QY_ERR_NUMERIC,
                   "up: weight (1, 3)");
     qy_qblock_free(&block);
 }

@@ -49,6 +49,14 @@ with scratch() as folder:
     least, some, most = (perplexity(r)["stitched"] for r in (fine, w4a4, one))
     assert full["original"] * 0.99 < least < some < most < 2 * full["original"], (full, least, some, most)
 
+    # one step a tensor and plain rounding: worse still; with weights alone it is what the method rtn gives of whole rows
+    tensor = perplexity(go(folder, "tensor", "rptq={scheme: W4A4, clusters: 1, head_clusters: 0, weights: rtn}"))["stitched"]
+    assert most < tensor < 2 * full["original"], (most, tensor)
+    rows = ("quantize.weights.bits=3", "quantize.weights.group_size=-1")
+    plain = perplexity(go(folder, "plain", "rptq={clusters: 1, head_clusters: 0, weights: rtn}", *rows))
+    rtn = perplexity(go(folder, "rtn", "quantize.method=rtn", *rows))
+    assert plain["stitched"] == rtn["stitched"], (plain, rtn)
+
     # the official code's all-zero samples go along with the stream, also after a restart
     published = ("rptq={scheme: W4A4KV, compat: true}", "calibration.samples=2")
     want = results(go(folder, "published", *published))

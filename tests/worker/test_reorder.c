@@ -110,7 +110,7 @@ static void check_block(const qy_device_t *dev, const golden_t *g)
     double *want = test_get(dev, &f.y), *want_dx = input_gradient(&f, &gradients);
     for (int i = 0; i < QY_N_SITES; i++)
         orders[i] = q.site_order[i].data;
-    test_ok(qy_reorder_weights(&weights, a, orders, &err), err);
+    test_ok(qy_reorder_weights(&weights, a, orders, 2, &err), err);
     test_ok(qy_block_params_load(&f.params, &f.block, &weights, &f.staging, 1, &err), err);
     test_ok(qy_decorate_orders(&f.params, dev, a, &q, &err), err);
     test_ok(qy_block_forward(&f.block, &f.params, &f.acts, &f.x, &f.y, &err), err);
@@ -260,7 +260,7 @@ static void check_orders64(const golden_t *g, int which)
     double *scores = test_zeros(n_scores), *other_scores = test_zeros(n_scores);
     block64_t block = {a, &weights, NULL, g->batch, g->length};
     double *want = block64(&block, x, scores);
-    test_ok(qy_reorder_weights(&weights, a, orders, &err), err);
+    test_ok(qy_reorder_weights(&weights, a, orders, 2, &err), err);
     block.order = orders;
     double *got = block64(&block, x, other_scores);
     close_to("block", got, want, g->rows * a->hidden);
@@ -312,7 +312,7 @@ static double *run_kv(qy_forward_t *f, const golden_t *g, qy_qblock_t *q)
         *(int32_t *)q->site_counts[i].data = (int32_t)qy_site_channels(a, (qy_site_t)i);
     }
     test_ok(qy_block_weights_read(&weights, g->model, 0, &err), err);
-    test_ok(qy_reorder_weights(&weights, a, orders, &err), err);
+    test_ok(qy_reorder_weights(&weights, a, orders, 2, &err), err);
     test_ok(qy_block_params_load(&f->params, &f->block, &weights, &f->staging, 1, &err), err);
     test_ok(qy_decorate_orders(&f->params, f->dev, a, q, &err), err);
     test_ok(qy_decorate_clusters(&f->params, f->dev, q, &err), err);
