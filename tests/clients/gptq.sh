@@ -10,6 +10,8 @@ work=$clients/gptq
 data=$here/../data
 rm -rf "$work"
 mkdir -p "$work"
+head -c 8000 "$data/text/kjv/test.txt" >"$work/text.txt" # some programs take seconds for a window
+export QUARRY_CLIENTS_TEXT="$work/text.txt"
 
 # job NAME WEIGHTS GPTQ EXPORTS
 job() {
@@ -26,6 +28,6 @@ EOF
     "$here/run.sh" "$quarry" "$work/$1"
 }
 
-job w4 "{bits: 4, group_size: 128, symmetric: true}" "{act_order: true, static_groups: true}" "[hf, gptq, compressed-tensors, auto-round]"
+job w4 "{bits: 4, group_size: 128, symmetric: true}" "{act_order: true, static_groups: true}" "[hf, gptq, compressed-tensors]"
 job w3 "{bits: 3, group_size: 64}" "{}" "[hf, gptq, compressed-tensors]"
 job w2 "{bits: 2, group_size: 64}" "{sequential: false}" "[hf, gptq, compressed-tensors]"
