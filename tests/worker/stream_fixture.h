@@ -6,7 +6,8 @@
 #include "tests/model/scratch.h"
 #include "worker/stream.h"
 
-enum { N = 23, BYTES = 4948, RECORD = 8192, SEED = 77 };
+/* More samples than a ring has slots: readers and writers wait for room. */
+enum { N = 151, BYTES = 4948, RECORD = 8192, SEED = 77 };
 
 /* How samples are held: how many in memory, and whether the rest passes the page cache. */
 static const struct {
