@@ -264,6 +264,11 @@ static void bad_input(const qy_device_t *dev)
     a = k.a;
     a.bits = 9;
     test_refused(qy_activation_fwd(dev, &k.got, mean, rstd, &a, &err), QY_ERR_ARG, err);
+    qy_column_plan_t plan = k.map.plan;
+    plan.n_special = k.c + 1;
+    a = k.a;
+    a.map = &plan;
+    test_refused(qy_activation_fwd(dev, &k.got, mean, rstd, &a, &err), QY_ERR_SHAPE, err);
     a = k.a;
     a.make = QY_MAKE_SILU_MUL;
     a.up = &narrow;
