@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""QLLM in whole jobs: no more error after training, the same bytes for one and two ranks and after a kill between the files
+"""QLLM in whole jobs: no more error after training, the same bytes for one, two and three ranks and after a kill between the files
 of a round; E2E-QP on the result; channel maps in the export, whose evaluation is the run's; OPT. usage: test_qllm.py QUARRY"""
 import json, os, signal, subprocess, sys
 import launch
@@ -64,7 +64,8 @@ with scratch() as folder:
     assert code == 2 and "split and merged at run time" in out, f"exit {code}\n{out}"
     for where in ("blocks/004", "blocks/005"):  # between the files of a round; in a round that began with saved streams
         go(folder, "killed", env={"QUARRY_TEST_KILL": where}, code=-signal.SIGKILL)
-    for name, made in (("after a kill", go(folder, "killed")), ("two ranks", go(folder, "two", ranks=2))):
+    for name, made in (("after a kill", go(folder, "killed")), ("two ranks", go(folder, "two", ranks=2)),
+                       ("three ranks", go(folder, "three", ranks=3))):
         different = same_results(want, results(made))
         assert not different, f"{name}: {different}"
     check(go(folder, "opt", model="tiny-opt-kjv"))
