@@ -60,19 +60,23 @@ static qy_status_t open_cuda(qy_device_t *dev, int index, qy_error_t *err)
 #endif
 }
 
+static int has_cuda(void)
+{
+#ifdef QUARRY_HAVE_CUDA
+    return qy_cuda_present();
+#else
+    return 0;
+#endif
+}
+
 static qy_status_t open_named(qy_device_t *dev, const char *name, qy_error_t *err)
 {
     if (strcmp(name, "cpu") == 0)
         return qy_cpu_open(dev, 0, err);
     if (strcmp(name, "cuda") == 0)
         return open_cuda(dev, 0, err);
-    if (strcmp(name, "auto") == 0) {
-        const qy_device_t wanted = *dev;
-        if (open_cuda(dev, 0, NULL) == QY_OK)
-            return QY_OK;
-        *dev = wanted;
-        return qy_cpu_open(dev, 0, err);
-    }
+    if (strcmp(name, "auto") == 0)
+        return has_cuda() ? open_cuda(dev, 0, err) : qy_cpu_open(dev, 0, err);
     int index = cuda_index(name);
     if (index < 0)
         return qy_fail(err, QY_ERR_ARG, "device \"%s\": expected cpu, cuda, cuda:N or auto", name);

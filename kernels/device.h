@@ -65,7 +65,8 @@ struct qy_device_vtable {
 };
 
 /*
- * name     "cpu", "cuda:N", or "auto" (a GPU where one is found, else the CPU)
+ * name     "cpu", "cuda:N", or "auto" (the first GPU where there is one that can be taken, else the
+ *          CPU; a GPU that is there and fails is an error)
  * compute  "auto", "f32", "f16", "bf16"; the CPU device knows f32 only
  * threads  CPU threads; 0: OMP_NUM_THREADS, else the CPUs this process may use
  * Errors: ARG for an unknown name, UNSUPPORTED where it was not built, DEVICE where it fails.
@@ -156,6 +157,8 @@ qy_status_t qy_device_memory(const qy_device_t *dev, size_t *free_bytes, size_t 
  */
 qy_status_t qy_cpu_open(qy_device_t *dev, int index, qy_error_t *err);
 qy_status_t qy_cuda_open(qy_device_t *dev, int index, qy_error_t *err);
+/* Whether there are a driver and a GPU new enough, in whatever state. */
+int qy_cuda_present(void);
 
 /* OMP_NUM_THREADS, else the CPUs of the process's affinity. */
 int qy_cpu_threads(void);

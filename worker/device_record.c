@@ -10,7 +10,7 @@
 #include "kernels/device.h"
 #include "worker/memory.h"
 
-enum { RECORD_MAX = 64 << 10 };
+enum { RECORD_MAX = 64 << 10, NAME_MAX_BYTES = 16 };
 
 static const char *const keys[] = {"device", "model", "compute", "libraries", "build"};
 enum { N_KEYS = sizeof keys / sizeof *keys };
@@ -52,10 +52,33 @@ static qy_status_t record(const char *path, const char *const *values, qy_error_
     return status;
 }
 
-static qy_status_t open_device(qy_device_t **out, const qy_plan_t *plan, qy_error_t *err)
+/*
+ * What the plan's device is in this run. "auto" has been decided by the first start: a GPU that is
+ * gone by now is to say so itself.
+ */
+static qy_status_t recorded_name(char name[NAME_MAX_BYTES], const qy_plan_t *plan, qy_error_t *err)
+{
+    char path[QY_PATH_MAX], *text = NULL;
+    size_t bytes;
+    snprintf(name, NAME_MAX_BYTES, "%s", plan->spec.resources.device);
+    if (strcmp(name, "auto") != 0)
+        return QY_OK;
+    QY_TRY(qy_path(path, err, "%s/device.json", plan->spec.run_dir));
+    QY_TRY(qy_file_read(path, RECORD_MAX, &text, &bytes, err));
+    json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    const char *was = json_string_value(json_object_get(root, keys[0]));
+    if (was)
+        snprintf(name, NAME_MAX_BYTES, "%s", was); /* else check() says what the record is */
+    json_decref(root);
+    free(text);
+    return QY_OK;
+}
+
+static qy_status_t open_device(qy_device_t **out, const qy_plan_t *plan, const char *name,
+                               qy_error_t *err)
 {
     qy_device_t *dev = NULL;
-    QY_TRY(qy_device_open(&dev, plan->spec.resources.device, plan->spec.resources.compute,
+    QY_TRY(qy_device_open(&dev, name, plan->spec.resources.compute,
                           (int)plan->spec.resources.threads, err));
     qy_status_t status = qy_memory_check(plan, dev, err);
     if (status == QY_OK)
@@ -85,7 +108,7 @@ qy_status_t qy_device_record(const qy_plan_t *plan, const char *build, qy_error_
     char path[QY_PATH_MAX];
     qy_device_t *dev = NULL;
     QY_TRY(qy_path(path, err, "%s/device.json", plan->spec.run_dir));
-    QY_TRY(open_device(&dev, plan, err));
+    QY_TRY(open_device(&dev, plan, plan->spec.resources.device, err));
     const char *values[N_KEYS] = {dev->kind, dev->model, qy_dtype_name(dev->compute),
                                   dev->libraries, build};
     qy_status_t status =
@@ -97,7 +120,9 @@ qy_status_t qy_device_record(const qy_plan_t *plan, const char *build, qy_error_
 qy_status_t qy_device_open_recorded(qy_device_t **out, const qy_plan_t *plan, qy_error_t *err)
 {
     qy_device_t *dev = NULL;
-    QY_TRY(open_device(&dev, plan, err));
+    char name[NAME_MAX_BYTES];
+    QY_TRY(recorded_name(name, plan, err));
+    QY_TRY(open_device(&dev, plan, name, err));
     qy_status_t status = check(plan, dev, NULL, QY_ERR_DEVICE, err);
     if (status == QY_OK)
         *out = dev;

@@ -349,6 +349,19 @@ static qy_status_t check_gpu(qy_device_t *dev, int index, cudaDeviceProp *gpu, q
     return QY_OK;
 }
 
+int qy_cuda_present(void)
+{
+    int driver = 0, n_devices = 0, major = 0;
+    if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
+        return 0;
+    cudaError_t error = cudaGetDeviceCount(&n_devices);
+    cudaGetLastError();
+    if (error == cudaErrorNoDevice)
+        return 0;
+    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+    return error != cudaSuccess || major >= OLDEST_MAJOR;
+}
+
 static qy_status_t set_up(qy_device_t *dev, qy_error_t *err)
 {
     qy_cuda_impl *impl = qy_impl(dev);

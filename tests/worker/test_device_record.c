@@ -64,6 +64,22 @@ static void test_other_device(void **state)
     qy_plan_destroy(&plan);
 }
 
+/* With device: auto, a run begun on a GPU asks for the GPU again and hears why there is none. */
+static void test_gpu_is_gone(void **state)
+{
+    (void)state;
+    qy_device_t *dev = NULL;
+    qy_plan_t *plan = cpu_plan("");
+    snprintf(plan->spec.resources.device, sizeof plan->spec.resources.device, "auto");
+    write_file("run/device.json", "{\"device\": \"cuda\", \"model\": \"NVIDIA H200\"}");
+    setenv("CUDA_VISIBLE_DEVICES", "", 1);
+    assert_int_not_equal(qy_device_open_recorded(&dev, plan, &err), QY_OK);
+    assert_non_null(strstr(err.text, "cuda:"));
+    assert_null(dev);
+    unsetenv("CUDA_VISIBLE_DEVICES");
+    qy_plan_destroy(&plan);
+}
+
 /* A device is held to the limit, and one that is too small is not opened. */
 static void test_too_small(void **state)
 {
@@ -125,9 +141,9 @@ static void test_bind(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_device), cmocka_unit_test(test_other_device),
-        cmocka_unit_test(test_too_small),   cmocka_unit_test(test_immeasurable),
-        cmocka_unit_test(test_bind),
+        cmocka_unit_test(test_gpu_is_gone),  cmocka_unit_test(test_same_device),
+        cmocka_unit_test(test_other_device), cmocka_unit_test(test_too_small),
+        cmocka_unit_test(test_immeasurable), cmocka_unit_test(test_bind),
     };
     return cmocka_run_group_tests(tests, open_folder, close_folder);
 }
