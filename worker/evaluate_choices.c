@@ -102,6 +102,7 @@ static qy_status_t advance(walk_t *w, const qy_variant_source_t *source, const q
 {
     int64_t blocks = w->forward.model->arch.n_blocks;
     double last = 0;
+    qy_forward_read_ahead(&w->forward, blocks);
     for (int64_t block = 0; block < blocks; block++) {
         QY_TRY(qy_hooks_check(hooks, err));
         QY_TRY(qy_variant_load(&w->forward, source, block, err));

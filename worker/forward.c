@@ -98,6 +98,7 @@ void qy_forward_free(qy_forward_t *f)
     if (f->memory)
         qy_device_free(f->dev, &f->memory);
     f->memory = NULL;
+    qy_weights_ahead_free(&f->ahead);
 }
 
 void qy_forward_reshape(qy_forward_t *f, int64_t batch, int64_t length)
@@ -107,11 +108,18 @@ void qy_forward_reshape(qy_forward_t *f, int64_t batch, int64_t length)
     f->length = length;
 }
 
+void qy_forward_read_ahead(qy_forward_t *f, int64_t end)
+{
+    f->ahead_end = end;
+}
+
 qy_status_t qy_forward_load_original(qy_forward_t *f, int64_t block, qy_error_t *err)
 {
     qy_block_weights_t w;
     qy_decorate_plain(&f->params);
-    QY_TRY(qy_block_weights_read(&w, f->model, block, err));
+    QY_TRY(f->ahead_end > 0
+               ? qy_weights_ahead_take(&f->ahead, f->model, block, f->ahead_end, &w, err)
+               : qy_block_weights_read(&w, f->model, block, err));
     qy_status_t status = qy_block_params_load(&f->params, &f->block, &w, &f->staging, 1, err);
     qy_block_weights_free(&w);
     return status;

@@ -9,6 +9,7 @@
 #include "worker/block.h"
 #include "worker/outer.h"
 #include "worker/stream.h"
+#include "worker/weights_ahead.h"
 
 /* A run of one shape on one device. Fields are for reading; trainers take their tensors beside it.
  */
@@ -29,6 +30,8 @@ typedef struct {
      * samples [first, first + acts->batch). NULL: nobody does. */
     qy_status_t (*see)(void *context, const qy_block_acts_t *acts, int64_t first, qy_error_t *err);
     void *see_context;
+    qy_weights_ahead_t *ahead; /* owned */
+    int64_t ahead_end;         /* checkpoint's blocks before it are read ahead; 0: none is */
 } qy_forward_t;
 
 /*
@@ -53,6 +56,10 @@ void qy_forward_reshape(qy_forward_t *f, int64_t batch, int64_t length);
 qy_status_t qy_forward_bytes(size_t *bytes, qy_device_t *dev, const qy_model_t *model,
                              const qy_quant_form_t *form, int64_t batch, int64_t length, int parts,
                              qy_error_t *err);
+
+/* From here on the checkpoint's blocks up to end are loaded in order: while one is computed with,
+ * the next is read. qy_forward_free ends it. */
+void qy_forward_read_ahead(qy_forward_t *f, int64_t end);
 
 /* Puts a block's weights into f->params: the checkpoint's, or a finished quantized block's. */
 qy_status_t qy_forward_load_original(qy_forward_t *f, int64_t block, qy_error_t *err);

@@ -106,6 +106,7 @@ static qy_status_t walk(capture_t *c, qy_error_t *err)
     if (c->task->set == QY_SET_CALIBRATION)
         end = plan->segment_start[plan->n_segments - 1];
     QY_TRY(begin(c, &block, err));
+    qy_forward_read_ahead(&c->forward, end);
     while (block < end) {
         char path[QY_PATH_MAX];
         qy_status_t status;

@@ -45,6 +45,7 @@ static qy_status_t walk(qy_forward_t *f, const qy_variant_source_t *source, qy_s
     int64_t blocks = f->model->arch.n_blocks;
     double last = 0;
     QY_TRY(qy_forward_embed(f, &stream, 1, tokens, err));
+    qy_forward_read_ahead(f, blocks);
     for (int64_t b = 0; b < blocks; b++) {
         QY_TRY(qy_hooks_check(hooks, err));
         QY_TRY(qy_variant_load(f, source, b, err));

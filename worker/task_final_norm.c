@@ -92,6 +92,7 @@ static qy_status_t walk(norm_t *t, qy_error_t *err)
     qy_stream_t *both[] = {t->target, t->input};
     double last = 0;
     QY_TRY(qy_forward_embed(&t->forward, both, 2, t->tokens + t->first * t->length, err));
+    qy_forward_read_ahead(&t->forward, blocks);
     for (int64_t b = 0; b < blocks; b++) {
         QY_TRY(qy_hooks_check(work->hooks, err));
         QY_TRY(qy_forward_load_original(&t->forward, b, err));
@@ -238,6 +239,7 @@ qy_status_t qy_task_final_norm(const qy_work_t *work, const qy_task_t *task, qy_
     qy_status_t status = run(&t, err);
     qy_stream_destroy(&t.target);
     qy_stream_destroy(&t.input);
+    qy_forward_free(&t.forward);
     if (t.memory)
         qy_device_free(work->dev, &t.memory);
     free(t.tokens);
