@@ -35,8 +35,8 @@ typedef struct {
     double began, last_save, save_s, busy_s; /* save_s: what the last save took */
 } e2e_t;
 
-/* What rank 0 decides after each batch and tells all. */
-enum { TELL_CLIP, TELL_LOSS, TELL_SAVE, TELL_STOP, N_TELL };
+/* What rank 0 decides after each batch and tells all: a clip of 0 skips the update. */
+enum { TELL_CLIP, TELL_SCALE, TELL_LOSS, TELL_SAVE, TELL_STOP, N_TELL };
 /* What a rank adds behind its blocks' sums: its share of the loss, and whether it was asked to
  * stop. */
 enum { ADD_LOSS, ADD_STOP, N_ADD };
@@ -90,13 +90,28 @@ static double positions(const qy_plan_t *plan)
     return (double)(t * plan->spec.e2e_qp.batch_size);
 }
 
+/*
+ * Factor of the loss, and with it of all gradients, before the first update: in f16, whose smallest
+ * number is 6e-8, the share of one position in a batch's mean would be nothing. A power of two, so
+ * that nothing else is rounded, which gives a position the weight 8 to 16, as torch.amp's first
+ * scale does with a batch of 4096.
+ */
+static float first_scale(const e2e_t *e)
+{
+    int exponent;
+    if (e->dev->compute != QY_F16)
+        return 1;
+    frexp(positions(e->plan), &exponent);
+    return ldexpf(8, exponent);
+}
+
 /* Loss of n sequences at the head and its gradient into the stage's dy; adds the losses to *sum. */
 static qy_status_t head(e2e_t *e, const int64_t *samples, const int32_t *tokens, int64_t n,
                         double *sum, qy_error_t *err)
 {
     qy_e2e_stage_t *s = &e->stage;
     int64_t length = e->plan->e2e_length, n_rows = n * length;
-    float scale = (float)(1.0 / positions(e->plan));
+    float scale = (float)((double)s->scale / positions(e->plan));
     qy_tensor_t y = qy_tensor_slice(&s->y, 0, n_rows), dy = qy_tensor_slice(&s->dy, 0, n_rows);
     if (e->plan->spec.e2e_qp.loss == QY_LOSS_DISTILL) {
         QY_TRY(load_teacher(e, samples, n, err));
@@ -193,18 +208,28 @@ static qy_status_t run_batch(e2e_t *e, int64_t at, qy_error_t *err)
     return QY_OK;
 }
 
-/* Scale that brings the global norm down to max_norm; the blocks' sums are added in block order. */
-static qy_status_t clip_factor(const float *sums, int64_t n, int64_t step, float *clip,
-                               qy_error_t *err)
+/*
+ * Scale that brings the global norm down to max_norm; the blocks' sums are added in block order.
+ * Where a scaled loss is the cause that the norm is not finite, half the scale is for the next
+ * batch, and there is no update.
+ */
+static qy_status_t clip_factor(const e2e_t *e, const float *sums, int64_t n, int64_t step,
+                               float tell[N_TELL], qy_error_t *err)
 {
-    float total = 0;
+    float total = 0, scale = e->stage.scale;
     for (int64_t i = 0; i < n; i++)
         total += sums[i];
-    float norm = sqrtf(total);
+    float norm = sqrtf(total) / scale;
+    tell[TELL_SCALE] = scale;
+    if (!isfinite(norm) && scale > 1) {
+        tell[TELL_CLIP] = 0;
+        tell[TELL_SCALE] = scale / 2;
+        return QY_OK;
+    }
     if (!isfinite(norm))
         return qy_fail(err, QY_ERR_NUMERIC, "e2e step %lld: the gradient's norm is %g",
                        (long long)step + 1, (double)norm);
-    *clip = norm > max_norm ? max_norm / (norm + 1e-6f) : 1.0f;
+    tell[TELL_CLIP] = norm > max_norm ? max_norm / (norm + 1e-6f) : 1.0f;
     return QY_OK;
 }
 
@@ -236,7 +261,7 @@ static qy_status_t decide(e2e_t *e, int64_t step, float tell[N_TELL], qy_error_t
     if (!isfinite(loss))
         return qy_fail(err, QY_ERR_NUMERIC, "e2e step %lld of %lld: the loss is %g",
                        (long long)step + 1, (long long)plan->e2e.steps, (double)loss);
-    QY_TRY(clip_factor(sums, n, step, &tell[TELL_CLIP], err));
+    QY_TRY(clip_factor(e, sums, n, step, tell, err));
     int due = qy_now_s() - e->last_save >= save_interval(e);
     tell[TELL_SAVE] = due || tell[TELL_STOP] > 0 || step + 1 == plan->e2e.steps;
     return QY_OK;
@@ -269,6 +294,17 @@ static qy_status_t meet(e2e_t *e, int64_t step, float tell[N_TELL], qy_error_t *
     return status;
 }
 
+static qy_status_t update(e2e_t *e, int64_t step, const float tell[N_TELL], qy_error_t *err)
+{
+    qy_e2e_stage_t *s = &e->stage;
+    float clip = tell[TELL_CLIP] / s->scale;
+    s->scale = tell[TELL_SCALE];
+    if (clip > 0)
+        return qy_e2e_stage_update(s, step, qy_e2e_rate(e->plan, step), clip, err);
+    s->fresh = 1; /* the batch's gradients are dropped */
+    return QY_OK;
+}
+
 static void tell_progress(const e2e_t *e, int64_t step, int64_t first, double loss)
 {
     const qy_plan_t *plan = e->plan;
@@ -296,8 +332,7 @@ static qy_status_t train(e2e_t *e, int64_t step, qy_error_t *err)
         QY_TRY(run_batch(e, step % plan->e2e.steps_per_epoch * plan->spec.e2e_qp.batch_size, err));
         QY_TRY(meet(e, step, tell, err));
         if (e->stage.n > 0)
-            QY_TRY(qy_e2e_stage_update(&e->stage, step, qy_e2e_rate(plan, step), tell[TELL_CLIP],
-                                       err));
+            QY_TRY(update(e, step, tell, err));
         tell_progress(e, step, begin, (double)tell[TELL_LOSS]);
         if (tell[TELL_SAVE] > 0) {
             double before = qy_now_s();
@@ -353,6 +388,7 @@ static qy_status_t load(e2e_t *e, const qy_model_t *model, int64_t *step, qy_err
     QY_TRY(qy_e2e_stage_open(&e->stage, plan, e->dev, model, first, count,
                              qy_e2e_slots(plan, e->n_stages, e->rank),
                              qy_memory_room(plan, e->dev, e->n_ranks), err));
+    e->stage.scale = first_scale(e);
     *step = qy_store_e2e_last(plan, err);
     if (*step > 0)
         return qy_e2e_stage_load(&e->stage, *step, err);

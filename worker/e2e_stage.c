@@ -401,6 +401,17 @@ static qy_status_t each_saved(qy_e2e_stage_t *s, int64_t i, qy_h5_t *file, int s
     return status;
 }
 
+/* It only ever falls, and each block's file has it: that of the last one counts. */
+static qy_status_t load_scale(qy_e2e_stage_t *s, qy_h5_t *file, qy_error_t *err)
+{
+    double scale;
+    QY_TRY(qy_h5_get_f64(file, "scale", &scale, err));
+    if (!(scale >= 1 && scale <= (double)s->scale))
+        return qy_fail(err, QY_ERR_FORMAT, "%s: a scale of %g", qy_h5_path(file), scale);
+    s->scale = (float)scale;
+    return QY_OK;
+}
+
 qy_status_t qy_e2e_stage_load(qy_e2e_stage_t *s, int64_t step, qy_error_t *err)
 {
     for (int64_t i = 0; i < s->n; i++) {
@@ -408,6 +419,8 @@ qy_status_t qy_e2e_stage_load(qy_e2e_stage_t *s, int64_t step, qy_error_t *err)
         qy_h5_t *file = NULL;
         QY_TRY(qy_store_e2e(path, s->plan, step, s->first + i, err));
         qy_status_t status = qy_store_open(&file, path, s->plan, "e2e", err);
+        if (status == QY_OK && s->scale != 1)
+            status = load_scale(s, file, err);
         if (status == QY_OK)
             status = each_saved(s, i, file, 0, err);
         qy_h5_close(&file);
@@ -436,6 +449,8 @@ qy_status_t qy_e2e_stage_save(qy_e2e_stage_t *s, int64_t step, qy_error_t *err)
         qy_status_t status = qy_store_mark(file, s->plan, "e2e", err);
         if (status == QY_OK)
             status = qy_h5_set_i64(file, "step", step, err);
+        if (status == QY_OK && s->dev->compute == QY_F16)
+            status = qy_h5_set_f64(file, "scale", (double)s->scale, err);
         if (status == QY_OK)
             status = each_saved(s, i, file, 1, err);
         if (status == QY_OK)

@@ -51,6 +51,7 @@ typedef struct {
     int has_embedding, has_head;
     int64_t acts_block, acts_micro; /* what acts holds; −1: nothing */
     int64_t weights_block;          /* whose weights are dequantized; −1: nobody's */
+    float scale;                    /* of the loss and all gradients: 1 but in f16 */
     int fresh;                      /* 1: ds holds nothing yet in this batch */
     int current;                    /* block that backward is in, for the gradient hook */
 } qy_e2e_stage_t;
@@ -97,8 +98,8 @@ qy_status_t qy_e2e_stage_backward(qy_e2e_stage_t *s, int64_t m, int64_t n, qy_er
 /* Σ of squares of the gradients with respect to the trained variables, per block: sums[n], f32. */
 qy_status_t qy_e2e_stage_norms(qy_e2e_stage_t *s, float *sums, qy_error_t *err);
 
-/* AdamW of every step with rate lr at update k (from 0), gradients times clip; steps stay ≥ 2^-14.
- */
+/* AdamW of every step with rate lr at update k (from 0), gradients times clip (1/scale in it);
+ * steps stay ≥ 2^-14. */
 qy_status_t qy_e2e_stage_update(qy_e2e_stage_t *s, int64_t k, double lr, float clip,
                                 qy_error_t *err);
 
