@@ -137,15 +137,27 @@ static qy_status_t set_rates(qy_block_ap_t *t, int64_t step, float rates[3], qy_
     return qy_device_upload(t->f->dev, t->hyper.data, rates, 3 * sizeof *rates, err);
 }
 
+/* Sets the flag where a gradient is not finite: all are looked at before a parameter moves. */
+static qy_status_t look_at_gradients(qy_block_ap_t *t, qy_error_t *err)
+{
+    const qy_device_t *dev = t->f->dev;
+    int seen = 0;
+    for (int i = 0; i < QY_N_LINEARS; i++)
+        if (t->grads.dw[i].data)
+            QY_TRY(qy_nonfinite(dev, &t->flag, &t->grads.dw[i], seen++ > 0, err));
+    for (int i = 0; i < QY_N_NORMS; i++)
+        if (t->grads.dnorm[i].data)
+            QY_TRY(qy_nonfinite(dev, &t->flag, &t->grads.dnorm[i], seen++ > 0, err));
+    return QY_OK;
+}
+
 static qy_status_t update(qy_block_ap_t *t, qy_error_t *err)
 {
     const qy_device_t *dev = t->f->dev;
     int bits = (int)t->plan->spec.quantize.weights.bits;
     int train_zero = !t->plan->spec.quantize.weights.symmetric;
-    if (t->scaled) /* all gradients are looked at before the first parameter moves */
-        for (int i = 0, seen = 0; i < QY_N_LINEARS; i++)
-            if (t->grads.dw[i].data)
-                QY_TRY(qy_nonfinite(dev, &t->flag, &t->grads.dw[i], seen++ > 0, err));
+    if (t->scaled)
+        QY_TRY(look_at_gradients(t, err));
     QY_TRY(qy_step_begin(dev, &t->hyper, &t->state, t->scaled ? &t->flag : NULL, err));
     for (int i = 0; i < QY_N_LINEARS; i++)
         if (t->vars[i].w.data)
