@@ -131,6 +131,8 @@ static void *serve(void *argument)
                 (long long)s->block, (long long)s->step, s->waited, qy_now_s() - began);
         pthread_mutex_lock(&s->mutex);
         s->written = error;
+        if (order == TAKE_MEMORY && error.status != QY_OK)
+            s->last = qy_now_s(); /* the next try is a checkpoint later, not a step */
         s->order = IDLE;
         pthread_cond_broadcast(&s->changed);
     }
@@ -220,7 +222,7 @@ void qy_block_save_destroy(qy_block_save_t **save)
 int qy_block_save_due(const qy_block_save_t *s)
 {
     double interval = s->of.plan->spec.checkpoint.minutes * 60;
-    return qy_now_s() - s->last >= interval && is_idle(s);
+    return is_idle(s) && qy_now_s() - s->last >= interval; /* the thread sets it, too */
 }
 
 /* Between two steps: all to host memory. */
