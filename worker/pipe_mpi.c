@@ -77,18 +77,31 @@ static qy_status_t free_buffer(pipe_mpi_t *p, buffer_t **out, qy_error_t *err)
     return wait_for(&p->out[0].request, err);
 }
 
+/* A row of a tensor: counts of bytes end at 2 GiB. Whoever takes it frees it. */
+static qy_status_t row_type(MPI_Datatype *row, const qy_tensor_t *t, qy_error_t *err)
+{
+    int bytes = (int)(qy_tensor_cols(t) * (int64_t)qy_dtype_bytes(t->dtype));
+    QY_TRY(check(MPI_Type_contiguous(bytes, MPI_BYTE, row), "MPI_Type_contiguous", err));
+    return check(MPI_Type_commit(row), "MPI_Type_commit", err);
+}
+
 static qy_status_t send(qy_pipe_t *pipe, const qy_device_t *dev, int to, const qy_tensor_t *t,
                         qy_error_t *err)
 {
     pipe_mpi_t *p = (pipe_mpi_t *)pipe;
     buffer_t *b;
+    MPI_Datatype row;
     size_t bytes = qy_tensor_bytes(t);
     QY_TRY(free_buffer(p, &b, err));
     QY_TRY(reserve(p, dev, b, bytes, err));
     QY_TRY(qy_device_download(dev, b->bytes, t->data, bytes, err));
+    QY_TRY(row_type(&row, t, err));
     b->busy = 1;
-    return check(MPI_Isend(b->bytes, (int)bytes, MPI_BYTE, to, TAG_TENSOR, p->comm, &b->request),
-                 "MPI_Isend", err);
+    qy_status_t status = check(MPI_Isend(b->bytes, (int)qy_tensor_rows(t), row, to, TAG_TENSOR,
+                                         p->comm, &b->request),
+                               "MPI_Isend", err);
+    MPI_Type_free(&row);
+    return status;
 }
 
 static qy_status_t receive(qy_pipe_t *pipe, const qy_device_t *dev, int from, qy_tensor_t *t,
@@ -96,11 +109,15 @@ static qy_status_t receive(qy_pipe_t *pipe, const qy_device_t *dev, int from, qy
 {
     pipe_mpi_t *p = (pipe_mpi_t *)pipe;
     size_t bytes = qy_tensor_bytes(t);
+    MPI_Datatype row;
     QY_TRY(qy_device_wait(dev, err)); /* the last upload out of the buffer is through */
     QY_TRY(reserve(p, dev, &p->in, bytes, err));
-    QY_TRY(check(
-        MPI_Irecv(p->in.bytes, (int)bytes, MPI_BYTE, from, TAG_TENSOR, p->comm, &p->in.request),
-        "MPI_Irecv", err));
+    QY_TRY(row_type(&row, t, err));
+    qy_status_t status = check(MPI_Irecv(p->in.bytes, (int)qy_tensor_rows(t), row, from, TAG_TENSOR,
+                                         p->comm, &p->in.request),
+                               "MPI_Irecv", err);
+    MPI_Type_free(&row);
+    QY_TRY(status);
     QY_TRY(wait_for(&p->in.request, err));
     return qy_device_upload(dev, t->data, p->in.bytes, bytes, err);
 }
