@@ -114,14 +114,29 @@ qy_status_t qy_cuda_peers_open(qy_peers **out, const qy_device_t *dev,
     return status;
 }
 
-/* What is still on its way after a failure is given up: nobody may ever take it. */
+/* Whether all that was sent and asked for has come; receives are in the device's own stream. */
+static bool all_through(const qy_peers *p)
+{
+    bool through = cudaStreamQuery(qy_stream(p->dev)) == cudaSuccess;
+    for (const way_t &w : p->way)
+        through = through && (!w.stream || cudaStreamQuery(w.stream) == cudaSuccess);
+    return through;
+}
+
+/*
+ * What is still on its way after a failure is given up: nobody may ever take it. Both ways are,
+ * before any memory is freed, which waits for all of the device.
+ */
 void qy_cuda_peers_close(qy_peers *p)
 {
+    bool through = all_through(p);
     for (way_t &w : p->way) {
-        if (w.comm && w.stream && cudaStreamQuery(w.stream) == cudaSuccess)
+        if (w.comm && through)
             ncclCommDestroy(w.comm);
         else if (w.comm)
             ncclCommAbort(w.comm);
+    }
+    for (way_t &w : p->way) {
         for (int b = 0; b < N_BUFFERS; b++) {
             qy_device_free(p->dev, &w.buffer[b]);
             if (w.left[b])
