@@ -210,6 +210,9 @@ static qy_status_t search_with(run_t *r, int32_t *offsets, int32_t *items, qy_si
     keep_plan(r, offsets, items);
     *found = (qy_site_found_t){.threshold = (double)most};
     QY_TRY(judge(r, &found->loss_alone, err));
+    if (!isfinite(found->loss_alone))
+        return qy_fail(err, QY_ERR_NUMERIC, "reassembly: the loss without it is %g",
+                       found->loss_alone);
     /* The official code starts from a loss that anything beats. */
     found->loss = site->compat ? 1e5 : found->loss_alone;
     QY_TRY(try_thresholds(r, (double)most, (double)least, offsets, items, found, err));

@@ -208,6 +208,19 @@ static qy_status_t run_rptq(segment_t *s, int64_t block, qy_block_weights_t *wei
                             &losses->training.last, err);
 }
 
+/* Where nothing is trained, NaN would pass into a finished block unseen. */
+static qy_status_t check_finite(const losses_t *losses, int has_training, int has_validation,
+                                int64_t block, qy_error_t *err)
+{
+    double training = losses->training.last, validation = losses->validation_after;
+    if ((has_training && !isfinite(training)) || (has_validation && !isfinite(validation)))
+        return qy_fail(err, QY_ERR_NUMERIC,
+                       "block %lld: its quantized outputs are %g from the original's, %g on "
+                       "validation samples",
+                       (long long)block, training, validation);
+    return QY_OK;
+}
+
 static qy_status_t quantize_block(segment_t *s, int64_t block, qy_block_weights_t *weights,
                                   qy_qblock_t *q, losses_t *losses, qy_error_t *err)
 {
@@ -223,6 +236,9 @@ static qy_status_t quantize_block(segment_t *s, int64_t block, qy_block_weights_
         if (s->training)
             QY_TRY(settle(s, q, losses, err));
     }
+    QY_TRY(check_finite(losses, s->training,
+                        s->training && s->plan->n_samples > s->plan->spec.calibration.samples,
+                        block, err));
     QY_TRY(write_block(s, block, q, losses, err));
     qy_block_save_drop(s->plan, block);
     if (!s->training || block + 1 == s->end)
@@ -347,6 +363,7 @@ static qy_status_t quantize_round(segment_t *s, int64_t first, int64_t n, qy_qbl
     QY_TRY(freeze_round(s, first, n, q, err));
     QY_TRY(qy_qllm_error(&s->qllm, n, input, target, n_train, samples - n_train,
                          &losses->validation_after, err));
+    QY_TRY(check_finite(losses, 0, s->qllm.training && samples > n_train, first, err));
     for (int64_t i = 0; i < n; i++)
         QY_TRY(write_block(s, first + i, &q[i], losses, err));
     qy_block_save_drop(s->plan, first);
