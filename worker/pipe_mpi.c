@@ -97,9 +97,9 @@ static qy_status_t send(qy_pipe_t *pipe, const qy_device_t *dev, int to, const q
     QY_TRY(qy_device_download(dev, b->bytes, t->data, bytes, err));
     QY_TRY(row_type(&row, t, err));
     b->busy = 1;
-    qy_status_t status = check(MPI_Isend(b->bytes, (int)qy_tensor_rows(t), row, to, TAG_TENSOR,
-                                         p->comm, &b->request),
-                               "MPI_Isend", err);
+    qy_status_t status = check(
+        MPI_Isend(b->bytes, (int)qy_tensor_rows(t), row, to, TAG_TENSOR, p->comm, &b->request),
+        "MPI_Isend", err);
     MPI_Type_free(&row);
     return status;
 }

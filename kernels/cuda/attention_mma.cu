@@ -12,8 +12,12 @@
 
 enum { WARPS = 4, THREADS = 32 * WARPS };
 
-/* Rows that a block owns, and rows of a tile that streams past, in each kernel. */
+/*
+ * Rows that a block owns, and rows of a tile that streams past, in each kernel. The backward pass
+ * has smaller tiles too, for GPUs whose blocks have less shared memory: the sums are the same.
+ */
 enum { FWD_OWN = 128, FWD_PASS = 64, DQ_OWN = 128, DQ_PASS = 32, DKV_OWN = 64, DKV_PASS = 64 };
+enum { DQ_PASS_SMALL = 16, DKV_PASS_SMALL = 32 };
 
 static const float LOG2_E = 1.44269504088896341f, LN_2 = 0.693147180559945309f;
 
@@ -195,8 +199,8 @@ __device__ static inline void score_gradient(float &s, float &dp, float scale, f
     dp = s * (dp - delta);
 }
 
-/* A block owns 128 queries of a head, a warp 32 of them: dq over tiles of 32 keys. */
-template <typename T, int D>
+/* A block owns 128 queries of a head, a warp 32 of them: dq over tiles of PASS keys. */
+template <typename T, int D, int PASS>
 static __global__ void __launch_bounds__(THREADS) dq_kernel(attention_t a)
 {
     const int STRIDE = D + TILE_PAD;
@@ -205,7 +209,7 @@ static __global__ void __launch_bounds__(THREADS) dq_kernel(attention_t a)
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head = blockIdx.y, sample = blockIdx.z;
     int first = (gridDim.x - 1 - blockIdx.x) * DQ_OWN, mine = first + warp * 32;
     int end = first + DQ_OWN < a.t ? first + DQ_OWN : a.t, kv_head = head / (a.h / a.n_kv);
-    int key = first_key(a, first) / DQ_PASS * DQ_PASS;
+    int key = first_key(a, first) / PASS * PASS;
     const float scale = a.scale * LOG2_E;
     float dq[2][D / 8][4] = {}, lse[2][2], delta[2][2], factor[2][2];
     for (int m = 0; m < 2; m++)
@@ -218,28 +222,28 @@ static __global__ void __launch_bounds__(THREADS) dq_kernel(attention_t a)
         }
     copy_tile<T, D, DQ_OWN>(q, a.q, a, sample, first, head, a.h);
     copy_tile<T, D, DQ_OWN>(d_o, a.d_o, a, sample, first, head, a.h);
-    copy_tile<T, D, DQ_PASS>(kv, a.k, a, sample, key, kv_head, a.n_kv);
-    copy_tile<T, D, DQ_PASS>(kv + DQ_PASS * STRIDE, a.v, a, sample, key, kv_head, a.n_kv);
-    for (int turn = 0; key < end; key += DQ_PASS, turn = 1 - turn) {
-        T *k = kv + turn * 2 * DQ_PASS * STRIDE, *v = k + DQ_PASS * STRIDE;
-        T *next = kv + (1 - turn) * 2 * DQ_PASS * STRIDE;
+    copy_tile<T, D, PASS>(kv, a.k, a, sample, key, kv_head, a.n_kv);
+    copy_tile<T, D, PASS>(kv + PASS * STRIDE, a.v, a, sample, key, kv_head, a.n_kv);
+    for (int turn = 0; key < end; key += PASS, turn = 1 - turn) {
+        T *k = kv + turn * 2 * PASS * STRIDE, *v = k + PASS * STRIDE;
+        T *next = kv + (1 - turn) * 2 * PASS * STRIDE;
         copy_async_wait();
         __syncthreads(); /* this tile is there, the other one has been used */
-        if (key + DQ_PASS < end) {
-            copy_tile<T, D, DQ_PASS>(next, a.k, a, sample, key + DQ_PASS, kv_head, a.n_kv);
-            copy_tile<T, D, DQ_PASS>(next + DQ_PASS * STRIDE, a.v, a, sample, key + DQ_PASS,
-                                     kv_head, a.n_kv);
+        if (key + PASS < end) {
+            copy_tile<T, D, PASS>(next, a.k, a, sample, key + PASS, kv_head, a.n_kv);
+            copy_tile<T, D, PASS>(next + PASS * STRIDE, a.v, a, sample, key + PASS, kv_head,
+                                  a.n_kv);
         }
-        if (key > mine + 31 || key + DQ_PASS <= first_key(a, mine))
+        if (key > mine + 31 || key + PASS <= first_key(a, mine))
             continue;
-        bool masked = key + DQ_PASS - 1 > mine || key < first_key(a, mine + 31);
-        float s[2][DQ_PASS / 8][4], dp[2][DQ_PASS / 8][4];
-        multiply_transposed<T, 2, DQ_PASS, D>(s, q + warp * 32 * STRIDE, k);
-        multiply_transposed<T, 2, DQ_PASS, D>(dp, d_o + warp * 32 * STRIDE, v);
+        bool masked = key + PASS - 1 > mine || key < first_key(a, mine + 31);
+        float s[2][PASS / 8][4], dp[2][PASS / 8][4];
+        multiply_transposed<T, 2, PASS, D>(s, q + warp * 32 * STRIDE, k);
+        multiply_transposed<T, 2, PASS, D>(dp, d_o + warp * 32 * STRIDE, v);
 #pragma unroll
         for (int m = 0; m < 2; m++)
 #pragma unroll
-            for (int n = 0; n < DQ_PASS / 8; n++)
+            for (int n = 0; n < PASS / 8; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     if (masked) {
@@ -249,20 +253,22 @@ static __global__ void __launch_bounds__(THREADS) dq_kernel(attention_t a)
                     }
                     score_gradient(s[m][n][i], dp[m][n][i], scale, lse[m][i / 2], delta[m][i / 2]);
                 }
-        add_product<T, 2, D, DQ_PASS>(dq, dp, k);
+        add_product<T, 2, D, PASS>(dq, dp, k);
     }
     store_rows<T, D, 2>(a.dq, q + warp * 32 * STRIDE, dq, factor, a, sample, mine, head, a.h);
 }
 
 /* Queries and gradients of one step of dkv_kernel, and their lse and delta. */
-template <typename T, int D>
+template <typename T, int D, int PASS>
 __device__ static inline void copy_queries(T *to, float *stats, const attention_t &a, int sample,
                                            int t, int head)
 {
-    copy_tile<T, D, DKV_PASS>(to, a.q, a, sample, t, head, a.h);
-    copy_tile<T, D, DKV_PASS>(to + DKV_PASS * (D + TILE_PAD), a.d_o, a, sample, t, head, a.h);
-    int row = threadIdx.x % DKV_PASS;
-    const float *from = threadIdx.x < DKV_PASS ? a.lse : a.delta;
+    copy_tile<T, D, PASS>(to, a.q, a, sample, t, head, a.h);
+    copy_tile<T, D, PASS>(to + PASS * (D + TILE_PAD), a.d_o, a, sample, t, head, a.h);
+    if (2 * PASS < THREADS && threadIdx.x >= 2 * PASS)
+        return;
+    int row = threadIdx.x % PASS;
+    const float *from = threadIdx.x < PASS ? a.lse : a.delta;
     int64_t at = ((int64_t)sample * a.h + head) * a.t + t + row;
     copy_async<4>(stats + threadIdx.x, from + (t + row < a.t ? at : 0), t + row < a.t);
 }
@@ -271,39 +277,39 @@ __device__ static inline void copy_queries(T *to, float *stats, const attention_
  * A block owns 64 keys of a key head, a warp 16 of them. Scores are held transposed, keys as rows,
  * so that they are fragments of the products that give dk and dv.
  */
-template <typename T, int D>
+template <typename T, int D, int PASS>
 static __global__ void __launch_bounds__(THREADS) dkv_kernel(attention_t a)
 {
-    static_assert(2 * DKV_PASS == THREADS, "a thread copies one lse or delta");
-    const int STRIDE = D + TILE_PAD, STEP = 2 * DKV_PASS * STRIDE;
+    static_assert(2 * PASS <= THREADS, "a thread copies at most one lse or delta");
+    const int STRIDE = D + TILE_PAD, STEP = 2 * PASS * STRIDE, STATS = 2 * PASS;
     extern __shared__ __align__(16) unsigned char shared[];
     T *k = reinterpret_cast<T *>(shared), *v = k + DKV_OWN * STRIDE, *qs = v + DKV_OWN * STRIDE;
     float *stats = reinterpret_cast<float *>(qs + 2 * STEP);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, kv_head = blockIdx.y, sample = blockIdx.z;
     int first = blockIdx.x * DKV_OWN, mine = first + warp * 16, group = a.h / a.n_kv;
     int last = first + DKV_OWN < a.t ? first + DKV_OWN - 1 : a.t - 1, end = end_query(a, last);
-    int n_tiles = (end - first + DKV_PASS - 1) / DKV_PASS, n_steps = group * n_tiles;
+    int n_tiles = (end - first + PASS - 1) / PASS, n_steps = group * n_tiles;
     const float scale = a.scale * LOG2_E;
     float dk[1][D / 8][4] = {}, dv[1][D / 8][4] = {};
     copy_tile<T, D, DKV_OWN>(k, a.k, a, sample, first, kv_head, a.n_kv);
     copy_tile<T, D, DKV_OWN>(v, a.v, a, sample, first, kv_head, a.n_kv);
-    copy_queries<T, D>(qs, stats, a, sample, first, kv_head * group);
+    copy_queries<T, D, PASS>(qs, stats, a, sample, first, kv_head * group);
     for (int step = 0; step < n_steps; step++) {
-        const T *q = qs + step % 2 * STEP, *d_o = q + DKV_PASS * STRIDE;
-        const float *lse = stats + step % 2 * THREADS, *delta = lse + DKV_PASS;
-        int query = first + step % n_tiles * DKV_PASS, next = step + 1;
+        const T *q = qs + step % 2 * STEP, *d_o = q + PASS * STRIDE;
+        const float *lse = stats + step % 2 * STATS, *delta = lse + PASS;
+        int query = first + step % n_tiles * PASS, next = step + 1;
         copy_async_wait();
         __syncthreads(); /* this step's queries are there, the other ones have been used */
         if (next < n_steps)
-            copy_queries<T, D>(qs + next % 2 * STEP, stats + next % 2 * THREADS, a, sample,
-                               first + next % n_tiles * DKV_PASS, kv_head * group + next / n_tiles);
-        bool masked = query < mine + 15 || query + DKV_PASS > a.t ||
-                      mine < first_key(a, query + DKV_PASS - 1);
-        float s[1][DKV_PASS / 8][4], dp[1][DKV_PASS / 8][4];
-        multiply_transposed<T, 1, DKV_PASS, D>(s, k + warp * 16 * STRIDE, q);
-        multiply_transposed<T, 1, DKV_PASS, D>(dp, v + warp * 16 * STRIDE, d_o);
+            copy_queries<T, D, PASS>(qs + next % 2 * STEP, stats + next % 2 * STATS, a, sample,
+                               first + next % n_tiles * PASS, kv_head * group + next / n_tiles);
+        bool masked = query < mine + 15 || query + PASS > a.t ||
+                      mine < first_key(a, query + PASS - 1);
+        float s[1][PASS / 8][4], dp[1][PASS / 8][4];
+        multiply_transposed<T, 1, PASS, D>(s, k + warp * 16 * STRIDE, q);
+        multiply_transposed<T, 1, PASS, D>(dp, v + warp * 16 * STRIDE, d_o);
 #pragma unroll
-        for (int n = 0; n < DKV_PASS / 8; n++)
+        for (int n = 0; n < PASS / 8; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 int col = n * 8 + lane % 4 * 2 + i % 2;
@@ -314,8 +320,8 @@ static __global__ void __launch_bounds__(THREADS) dkv_kernel(attention_t a)
                 }
                 score_gradient(s[0][n][i], dp[0][n][i], scale, lse[col] * LOG2_E, delta[col]);
             }
-        add_product<T, 1, D, DKV_PASS>(dv, s, d_o);
-        add_product<T, 1, D, DKV_PASS>(dk, dp, q);
+        add_product<T, 1, D, PASS>(dv, s, d_o);
+        add_product<T, 1, D, PASS>(dk, dp, q);
     }
     const float one[1][2] = {{1.0f, 1.0f}}, factor[1][2] = {{a.scale, a.scale}};
     store_rows<T, D, 1>(a.dv, v + warp * 16 * STRIDE, dv, one, a, sample, mine, kv_head, a.n_kv);
@@ -346,13 +352,25 @@ static qy_status_t forward(const qy_device_t *dev, const attention_t &a, qy_erro
                   err);
 }
 
+template <typename T, int D, int DQ, int DKV>
+static qy_status_t backward_with(const qy_device_t *dev, const attention_t &a, qy_error_t *err)
+{
+    size_t dkv_bytes = tile_bytes<D>(2 * DKV_OWN + 4 * DKV) + 4 * DKV * sizeof(float);
+    QY_TRY(launch(dev, dkv_kernel<T, D, DKV>, a, DKV_OWN, a.n_kv, dkv_bytes, err));
+    return launch(dev, dq_kernel<T, D, DQ>, a, DQ_OWN, a.h, tile_bytes<D>(2 * DQ_OWN + 4 * DQ),
+                  err);
+}
+
+/* Compute capabilities 8.6, 8.9 and 12 have 99 KiB for a block: too little for 128 wide. */
 template <typename T, int D>
 static qy_status_t backward(const qy_device_t *dev, const attention_t &a, qy_error_t *err)
 {
-    QY_TRY(launch(dev, dkv_kernel<T, D>, a, DKV_OWN, a.n_kv,
-                  tile_bytes<D>(2 * DKV_OWN + 4 * DKV_PASS) + 2 * THREADS * sizeof(float), err));
-    return launch(dev, dq_kernel<T, D>, a, DQ_OWN, a.h, tile_bytes<D>(2 * DQ_OWN + 4 * DQ_PASS),
-                  err);
+    if constexpr (D == 128) {
+        size_t bytes = tile_bytes<D>(2 * DKV_OWN + 4 * DKV_PASS) + 4 * DKV_PASS * sizeof(float);
+        if (bytes > qy_impl(dev)->shared_most)
+            return backward_with<T, D, DQ_PASS_SMALL, DKV_PASS_SMALL>(dev, a, err);
+    }
+    return backward_with<T, D, DQ_PASS, DKV_PASS>(dev, a, err);
 }
 
 template <typename T>

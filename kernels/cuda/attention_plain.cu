@@ -8,9 +8,10 @@
 
 enum { SIDE = 16, THREADS = SIDE * SIDE };
 
-/* Rows of a tile where the results are, and where they are streamed past; D is d rounded up. */
-template <int D> struct tiles_t {
-    static const int OWN = D > 64 ? 32 : 64, PASS = OWN;
+/* Rows of a tile where the results are, and where they are streamed past; D is d rounded up. SMALL
+ * halves them for GPUs whose blocks have less shared memory. */
+template <int D, bool SMALL = false> struct tiles_t {
+    static const int OWN = (D > 64 ? 32 : 64) / (SMALL ? 2 : 1), PASS = OWN;
     static const int STRIDE = D + 4; /* 16-byte rows whose starts fall into different banks */
 };
 
@@ -97,10 +98,11 @@ __device__ static void store_rows(void *to, const float (&sum)[M][D / SIDE],
 }
 
 /* A block owns OWN queries of a head: softmax with a running maximum over tiles of keys. */
-template <typename T, int D>
+template <typename T, int D, bool SMALL>
 static __global__ void __launch_bounds__(THREADS) forward_kernel(attention_t a)
 {
-    const int OWN = tiles_t<D>::OWN, PASS = tiles_t<D>::PASS, STRIDE = tiles_t<D>::STRIDE;
+    const int OWN = tiles_t<D, SMALL>::OWN, PASS = tiles_t<D, SMALL>::PASS;
+    const int STRIDE = tiles_t<D>::STRIDE;
     const int M = OWN / SIDE, N = PASS / SIDE;
     extern __shared__ float shared[];
     float *q = shared, *k = q + OWN * STRIDE, *v = k + PASS * STRIDE, *p = v + PASS * STRIDE;
@@ -187,10 +189,11 @@ __device__ static void score_gradients(float *p, float *ds, const float (&s)[M][
 }
 
 /* A block owns OWN queries of a head: dq over tiles of keys. */
-template <typename T, int D>
+template <typename T, int D, bool SMALL>
 static __global__ void __launch_bounds__(THREADS) dq_kernel(attention_t a)
 {
-    const int OWN = tiles_t<D>::OWN, PASS = tiles_t<D>::PASS, STRIDE = tiles_t<D>::STRIDE;
+    const int OWN = tiles_t<D, SMALL>::OWN, PASS = tiles_t<D, SMALL>::PASS;
+    const int STRIDE = tiles_t<D>::STRIDE;
     const int M = OWN / SIDE, N = PASS / SIDE;
     extern __shared__ float shared[];
     float *q = shared, *d_o = q + OWN * STRIDE, *k = d_o + OWN * STRIDE, *v = k + PASS * STRIDE;
@@ -219,10 +222,11 @@ static __global__ void __launch_bounds__(THREADS) dq_kernel(attention_t a)
 }
 
 /* A block owns OWN keys of a key head: dk and dv over its query heads and tiles of queries. */
-template <typename T, int D>
+template <typename T, int D, bool SMALL>
 static __global__ void __launch_bounds__(THREADS) dkv_kernel(attention_t a)
 {
-    const int OWN = tiles_t<D>::OWN, PASS = tiles_t<D>::PASS, STRIDE = tiles_t<D>::STRIDE;
+    const int OWN = tiles_t<D, SMALL>::OWN, PASS = tiles_t<D, SMALL>::PASS;
+    const int STRIDE = tiles_t<D>::STRIDE;
     const int M = OWN / SIDE, N = PASS / SIDE;
     extern __shared__ float shared[];
     float *k = shared, *v = k + OWN * STRIDE, *q = v + OWN * STRIDE, *d_o = q + PASS * STRIDE;
@@ -257,41 +261,62 @@ static __global__ void __launch_bounds__(THREADS) dkv_kernel(attention_t a)
 }
 
 /* n_own and n_pass tiles of rows, n_scores of scores. */
-template <int D> static size_t shared_bytes(int n_own, int n_pass, int n_scores)
+template <int D, bool SMALL> static size_t shared_bytes(int n_own, int n_pass, int n_scores)
 {
-    const int OWN = tiles_t<D>::OWN, PASS = tiles_t<D>::PASS, STRIDE = tiles_t<D>::STRIDE;
-    return sizeof(float) *
-           (size_t)((n_own * OWN + n_pass * PASS) * STRIDE + n_scores * OWN * (PASS + 1));
+    const int OWN = tiles_t<D, SMALL>::OWN, PASS = tiles_t<D, SMALL>::PASS;
+    return sizeof(float) * (size_t)((n_own * OWN + n_pass * PASS) * tiles_t<D>::STRIDE +
+                                    n_scores * OWN * (PASS + 1));
 }
 
-template <int D, typename Kernel>
+template <int D, bool SMALL, typename Kernel>
 static qy_status_t launch(const qy_device_t *dev, Kernel kernel, const attention_t &a, int heads,
                           size_t shared, qy_error_t *err)
 {
-    const dim3 blocks((unsigned)qy_blocks(a.t, tiles_t<D>::OWN), (unsigned)heads, (unsigned)a.b);
+    const int own = tiles_t<D, SMALL>::OWN;
+    const dim3 blocks((unsigned)qy_blocks(a.t, own), (unsigned)heads, (unsigned)a.b);
     QY_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
     QY_LAUNCH(kernel<<<blocks, THREADS, shared, qy_stream(dev)>>>(a));
     return QY_OK;
 }
 
-template <typename T, int D>
+/* Sizes whose usual tiles are more than the 99 KiB of compute capabilities 8.6, 8.9 and 12. */
+template <int D> static constexpr bool has_small()
+{
+    return D == 64 || D == 256;
+}
+
+template <typename T, int D, bool SMALL = false>
+static qy_status_t forward(const qy_device_t *dev, const attention_t &a, qy_error_t *err)
+{
+    size_t bytes = shared_bytes<D, SMALL>(1, 2, 1);
+    if constexpr (!SMALL && has_small<D>())
+        if (bytes > qy_impl(dev)->shared_most)
+            return forward<T, D, true>(dev, a, err);
+    return launch<D, SMALL>(dev, forward_kernel<T, D, SMALL>, a, a.h, bytes, err);
+}
+
+template <typename T, int D, bool SMALL = false>
 static qy_status_t backward(const qy_device_t *dev, const attention_t &a, qy_error_t *err)
 {
-    QY_TRY(launch<D>(dev, dkv_kernel<T, D>, a, a.n_kv, shared_bytes<D>(2, 2, 2), err));
-    return launch<D>(dev, dq_kernel<T, D>, a, a.h, shared_bytes<D>(2, 2, 1), err);
+    size_t bytes = shared_bytes<D, SMALL>(2, 2, 2);
+    if constexpr (!SMALL && has_small<D>())
+        if (bytes > qy_impl(dev)->shared_most)
+            return backward<T, D, true>(dev, a, err);
+    QY_TRY((launch<D, SMALL>(dev, dkv_kernel<T, D, SMALL>, a, a.n_kv, bytes, err)));
+    return launch<D, SMALL>(dev, dq_kernel<T, D, SMALL>, a, a.h, shared_bytes<D, SMALL>(2, 2, 1),
+                            err);
 }
 
 qy_status_t qy_attention_plain_fwd(const qy_device_t *dev, const attention_t &a, qy_error_t *err)
 {
     QY_WITH_TYPE(dev->compute, T, {
         if (a.d <= 32)
-            return launch<32>(dev, forward_kernel<T, 32>, a, a.h, shared_bytes<32>(1, 2, 1), err);
+            return forward<T, 32>(dev, a, err);
         if (a.d <= 64)
-            return launch<64>(dev, forward_kernel<T, 64>, a, a.h, shared_bytes<64>(1, 2, 1), err);
+            return forward<T, 64>(dev, a, err);
         if (a.d <= 128)
-            return launch<128>(dev, forward_kernel<T, 128>, a, a.h, shared_bytes<128>(1, 2, 1),
-                               err);
-        return launch<256>(dev, forward_kernel<T, 256>, a, a.h, shared_bytes<256>(1, 2, 1), err);
+            return forward<T, 128>(dev, a, err);
+        return forward<T, 256>(dev, a, err);
     });
 }
 

@@ -29,6 +29,7 @@ struct qy_cuda_stage {
 
 struct qy_cuda_impl {
     int index;
+    size_t shared_most; /* shared memory that a block may have, bytes */
     cudaStream_t stream;
     cublasLtHandle_t blas;
     qy_cuda_products *products;

@@ -362,10 +362,23 @@ int qy_cuda_present(void)
     return error != cudaSuccess || major >= OLDEST_MAJOR;
 }
 
+/* QUARRY_TEST_SHARED, bytes, stands for a GPU that has less. */
+static qy_status_t find_shared_memory(qy_cuda_impl *impl, qy_error_t *err)
+{
+    int bytes = 0;
+    const char *less = getenv("QUARRY_TEST_SHARED");
+    QY_CUDA(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, impl->index));
+    impl->shared_most = (size_t)bytes;
+    if (less && strtoul(less, NULL, 10) < impl->shared_most)
+        impl->shared_most = strtoul(less, NULL, 10);
+    return QY_OK;
+}
+
 static qy_status_t set_up(qy_device_t *dev, qy_error_t *err)
 {
     qy_cuda_impl *impl = qy_impl(dev);
     void *ring = NULL;
+    QY_TRY(find_shared_memory(impl, err));
     QY_CUDA(cudaStreamCreateWithFlags(&impl->stream, cudaStreamNonBlocking));
     QY_CUDA(cudaStreamCreateWithFlags(&impl->uploads, cudaStreamNonBlocking));
     QY_CUDA(cudaStreamCreateWithFlags(&impl->downloads, cudaStreamNonBlocking));
