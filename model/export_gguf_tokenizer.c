@@ -210,15 +210,64 @@ static bool join_merge(char *text, size_t size, const json_t *merge)
     return n >= 0 && (size_t)n < size;
 }
 
+/* How many of SentencePiece's spaces a text is made of; 0 where anything else is in it. */
+static int64_t count_spaces(const char *text)
+{
+    int64_t n = 0;
+    for (size_t bytes = strlen(qy_gguf_space); strncmp(text, qy_gguf_space, bytes) == 0; n++)
+        text += bytes;
+    return *text ? 0 : n;
+}
+
+static qy_status_t refuse_order(const source_t *s, qy_error_t *err)
+{
+    return refuse(s, "an order of merges that no scores give", err);
+}
+
+/* Gives every token from run `first` on that run's score. Only runs of spaces may share one. */
+static qy_status_t tie(source_t *s, int64_t first, qy_error_t *err)
+{
+    for (int64_t id = 0; id < s->n; id++) {
+        if (s->scores[id] > -(float)first)
+            continue;
+        if (count_spaces(s->texts[id]) < 3)
+            return refuse_order(s, err);
+        s->scores[id] = -(float)first;
+    }
+    return QY_OK;
+}
+
+/*
+ * Equal scores are merged from the left. The merges' own order does the same where every length
+ * from 3 to the longest is tied and a pair of single spaces comes after them: then only the run
+ * that grows has a merge among them, with the space to its right, until it has the full length.
+ */
+static qy_status_t check_tie(const source_t *s, int64_t first, qy_error_t *err)
+{
+    int64_t n = 0, longest = 0;
+    for (int64_t id = 0; id < s->n; id++) {
+        int64_t length = s->texts[id] ? count_spaces(s->texts[id]) : 0;
+        if (length == 2 && s->scores[id] >= -(float)first)
+            return refuse_order(s, err);
+        if (s->scores[id] != -(float)first)
+            continue;
+        longest = length > longest ? length : longest;
+        n++;
+    }
+    return n == longest - 2 ? QY_OK : refuse_order(s, err);
+}
+
 /*
  * SentencePiece merges by the score of the token that is made. Merges that come in runs of one
- * token each are that: minus the run's number is the score.
+ * token each are that: minus the run's number is the score. Its runs of spaces share one score, and
+ * lists made of it have the merges of these by their sides: such a token comes back, and all that
+ * came since its first run are tied with it.
  */
 static qy_status_t read_scores(source_t *s, const json_t *vocab, const json_t *merges,
                                qy_error_t *err)
 {
     char text[2048];
-    int64_t last = -1, run = 0;
+    int64_t run = 0, tied = 0;
     for (int64_t id = 0; id < s->n; id++)
         s->scores[id] = 1;
     for (size_t i = 0; i < json_array_size(merges); i++) {
@@ -228,16 +277,17 @@ static qy_status_t read_scores(source_t *s, const json_t *vocab, const json_t *m
         int64_t id = made ? json_integer_value(made) : -1;
         if (id < 0 || id >= s->n)
             return qy_fail(err, QY_ERR_FORMAT, "%s: merge %zu makes no token", s->where, i);
-        if (id != last && s->scores[id] <= 0)
-            return refuse(s, "an order of merges that no scores give", err);
-        if (id != last)
+        if (s->scores[id] > 0) {
             s->scores[id] = -(float)++run;
-        last = id;
+        } else if (s->scores[id] > -(float)run) { /* not the last run's */
+            run = tied = -(int64_t)s->scores[id];
+            QY_TRY(tie(s, tied, err));
+        }
     }
     for (int64_t id = 0; id < s->n; id++)
         if (s->scores[id] > 0)
             s->scores[id] = -(float)(run + 1);
-    return QY_OK;
+    return tied ? check_tie(s, tied, err) : QY_OK;
 }
 
 /* Every pair that makes a token must be a merge: SentencePiece knows no others. */
