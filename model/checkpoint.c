@@ -86,7 +86,7 @@ qy_status_t qy_checkpoint_part(json_t **out, const char *model, const char *name
     if (qy_gguf_is_name(model))
         QY_TRY(make_part(&made, model, name, err));
     else if (qy_file_exists(path))
-        QY_TRY(qy_json_read(&made, path, CONFIG_MAX, err));
+        QY_TRY(qy_json_read_settings(&made, path, CONFIG_MAX, err));
     *out = made;
     return QY_OK;
 }

@@ -14,7 +14,7 @@ qy_status_t qy_checkpoint_config(json_t **out, char where[QY_PATH_MAX], const ch
                                  qy_error_t *err);
 
 /* One of the files beside it, "tokenizer_config.json" or "generation_config.json"; NULL where it is
- * not there. The caller decrefs. */
+ * not there. Numbers may come as real ones. The caller decrefs. */
 qy_status_t qy_checkpoint_part(json_t **out, const char *model, const char *name, qy_error_t *err);
 
 /* Puts the tokenizer's files and the generation settings that the model has into dir; never code or

@@ -30,11 +30,11 @@ static const json_t *look_up(const json_t *object, const char *key)
     return value && !json_is_null(value) ? value : NULL;
 }
 
-qy_status_t qy_json_parse(json_t **out, const char *text, size_t bytes, const char *where,
-                          qy_error_t *err)
+static qy_status_t parse(json_t **out, const char *text, size_t bytes, size_t flags,
+                         const char *where, qy_error_t *err)
 {
     json_error_t problem;
-    json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &problem);
+    json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | flags, &problem);
     if (!root)
         return qy_fail(err, QY_ERR_FORMAT, "%s: line %d column %d: %s", where, problem.line,
                        problem.column, problem.text);
@@ -45,6 +45,12 @@ qy_status_t qy_json_parse(json_t **out, const char *text, size_t bytes, const ch
     }
     *out = root;
     return QY_OK;
+}
+
+qy_status_t qy_json_parse(json_t **out, const char *text, size_t bytes, const char *where,
+                          qy_error_t *err)
+{
+    return parse(out, text, bytes, 0, where, err);
 }
 
 qy_status_t qy_json_lines(const char *path, const char *text, size_t bytes, qy_json_line_fn take,
@@ -63,14 +69,25 @@ qy_status_t qy_json_lines(const char *path, const char *text, size_t bytes, qy_j
     return QY_OK;
 }
 
-qy_status_t qy_json_read(json_t **out, const char *path, size_t max_bytes, qy_error_t *err)
+static qy_status_t read_file(json_t **out, const char *path, size_t max_bytes, size_t flags,
+                             qy_error_t *err)
 {
     char *text;
     size_t bytes;
     QY_TRY(qy_file_read(path, max_bytes, &text, &bytes, err));
-    qy_status_t status = qy_json_parse(out, text, bytes, path, err);
+    qy_status_t status = parse(out, text, bytes, flags, path, err);
     free(text);
     return status;
+}
+
+qy_status_t qy_json_read(json_t **out, const char *path, size_t max_bytes, qy_error_t *err)
+{
+    return read_file(out, path, max_bytes, 0, err);
+}
+
+qy_status_t qy_json_read_settings(json_t **out, const char *path, size_t max_bytes, qy_error_t *err)
+{
+    return read_file(out, path, max_bytes, JSON_DECODE_INT_AS_REAL, err);
 }
 
 qy_status_t qy_json_bool(const json_t *object, const char *where, const char *key, bool *out,

@@ -19,6 +19,11 @@ qy_status_t qy_json_parse(json_t **out, const char *text, size_t bytes, const ch
 /* The object that is the whole of a file. IO, FORMAT. */
 qy_status_t qy_json_read(json_t **out, const char *path, size_t max_bytes, qy_error_t *err);
 
+/* The same of a file whose whole numbers nobody asks for: they come as real ones, because
+ * tokenizer_config.json writes "no limit" as a model_max_length of 10^30. */
+qy_status_t qy_json_read_settings(json_t **out, const char *path, size_t max_bytes,
+                                  qy_error_t *err);
+
 /* What becomes of a line of a .jsonl; where names file and line. */
 typedef qy_status_t (*qy_json_line_fn)(void *context, const char *line, size_t bytes,
                                        const char *where, qy_error_t *err);

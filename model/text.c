@@ -100,7 +100,9 @@ static qy_status_t take_line(void *context, const char *line, size_t bytes, cons
 {
     collector_t *c = context;
     json_error_t problem;
-    json_t *root = json_loadb(line, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &problem);
+    /* As real numbers, integers beyond 64 bits pass: only "text" is asked for. */
+    size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL;
+    json_t *root = json_loadb(line, bytes, flags, &problem);
     if (!root)
         return qy_fail(err, QY_ERR_FORMAT, "%s: %s", where, problem.text);
     const json_t *text = json_object_get(root, "text");

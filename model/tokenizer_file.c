@@ -70,7 +70,7 @@ static qy_status_t read_settings(json_t *root, const json_t *vocab, const char *
     json_t *config = NULL;
     bool prefix_space = false, add_bos = false;
     if (qy_file_exists(path))
-        QY_TRY(qy_json_read(&config, path, FILE_BYTES_MAX, err));
+        QY_TRY(qy_json_read_settings(&config, path, FILE_BYTES_MAX, err));
     qy_status_t status = qy_json_bool(config, path, "add_prefix_space", &prefix_space, err);
     if (status == QY_OK)
         status = qy_json_bool(config, path, "add_bos_token", &add_bos, err);

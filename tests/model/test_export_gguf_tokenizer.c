@@ -208,11 +208,32 @@ static void test_other_orders_of_spaces(void **state)
     check_spaces_refused(gap, 5);
 }
 
+/* --- settings --- */
+
+#define BYTES                                                                                      \
+    "{\"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false}, \"model\": "      \
+    "{\"type\": \"BPE\", \"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2}, \"merges\": [\"a b\"]}}"
+
+/* "No limit", as transformers writes it, is beyond 64 bits. */
+static void test_model_max_length(void **state)
+{
+    (void)state;
+    int64_t end = -1;
+    write_tokenizer(BYTES);
+    write_part("tokenizer_config.json", "{\"model_max_length\": 1000000000000000019884624838656, "
+                                        "\"eos_token\": \"ab\"}");
+    qy_gguf_t *g = open_keys(3);
+    OK(qy_gguf_i64(g, "tokenizer.ggml.eos_token_id", &end, &err));
+    assert_int_equal(end, 2);
+    qy_gguf_close(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_runs_of_spaces),
         cmocka_unit_test(test_other_orders_of_spaces),
+        cmocka_unit_test(test_model_max_length),
     };
     return cmocka_run_group_tests_name("tokenizers as GGUF", tests, make_dir, remove_dir);
 }

@@ -86,6 +86,20 @@ static void test_jsonl(void **state)
     qy_tokenizer_close(&t);
 }
 
+/* Other keys may hold what they like: hashes beyond 64 bits, for one. */
+static void test_large_integers(void **state)
+{
+    (void)state;
+    qy_text_t text;
+    qy_tokenizer_t *t = open_tokenizer(BOS_TOKENIZER);
+    const char *const document = "First line";
+    scratch_text("a.jsonl", "{\"text\":\"First line\",\"hash\":340282366920938463463374607431}\n");
+    OK(qy_text_read(&text, scratch_path("a.jsonl"), t, QY_TEXT_DOCUMENTS, &err));
+    check_documents(&text, t, 1, &document, 1);
+    qy_text_free(&text);
+    qy_tokenizer_close(&t);
+}
+
 static void test_refuses_texts(void **state)
 {
     (void)state;
@@ -359,10 +373,15 @@ static void test_rows(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_txt),           cmocka_unit_test(test_jsonl),
-        cmocka_unit_test(test_refuses_texts), cmocka_unit_test(test_npy),
-        cmocka_unit_test(test_refuses_npy),   cmocka_unit_test(test_stream),
-        cmocka_unit_test(test_documents),     cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_txt),
+        cmocka_unit_test(test_jsonl),
+        cmocka_unit_test(test_large_integers),
+        cmocka_unit_test(test_refuses_texts),
+        cmocka_unit_test(test_npy),
+        cmocka_unit_test(test_refuses_npy),
+        cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_documents),
+        cmocka_unit_test(test_rows),
     };
     return cmocka_run_group_tests_name("text", tests, scratch_setup, scratch_teardown);
 }

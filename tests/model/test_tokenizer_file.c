@@ -163,6 +163,24 @@ static void test_refuses_directories(void **state)
     qy_tokenizer_close(&t);
 }
 
+/* "No limit", as transformers writes it. */
+static void test_model_max_length(void **state)
+{
+    (void)state;
+    qy_tokenizer_t *t = NULL;
+    scratch_dir("unlimited");
+    scratch_text("unlimited/vocab.json", "{\"a\":0,\"b\":1,\"ab\":2}");
+    scratch_text("unlimited/merges.txt", "a b\n");
+    scratch_text("unlimited/tokenizer_config.json",
+                 "{\"model_max_length\":1000000000000000019884624838656,"
+                 "\"add_bos_token\":true,\"bos_token\":\"ab\"}");
+    OK(qy_tokenizer_open(&t, scratch_path("unlimited"), &err));
+    int32_t prefix;
+    assert_int_equal(qy_tokenizer_prefix(t, &prefix, 1), 1);
+    assert_int_equal(prefix, 2);
+    qy_tokenizer_close(&t);
+}
+
 /* Any damage to the file is an error or an honest reading, never a crash. */
 static void check_survives_damage(const char *path)
 {
@@ -209,7 +227,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refuses_models),       cmocka_unit_test(test_refuses_pipelines),
         cmocka_unit_test(test_refuses_deep_nesting), cmocka_unit_test(test_refuses_directories),
-        cmocka_unit_test(test_survives_damage),
+        cmocka_unit_test(test_model_max_length),     cmocka_unit_test(test_survives_damage),
     };
     return cmocka_run_group_tests_name("tokenizer files", tests, scratch_setup, scratch_teardown);
 }
