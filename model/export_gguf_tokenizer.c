@@ -290,6 +290,19 @@ static qy_status_t read_scores(source_t *s, const json_t *vocab, const json_t *m
     return tied ? check_tie(s, tied, err) : QY_OK;
 }
 
+static qy_status_t set_vocab_token(qy_gguf_text_t *tokens, const source_t *s, const json_t *vocab,
+                                   int64_t id, qy_error_t *err)
+{
+    if (!s->texts[id] || !json_object_get(vocab, s->texts[id]))
+        return QY_OK;
+    tokens[id] = (qy_gguf_text_t){.bytes = s->texts[id], .n = strlen(s->texts[id])};
+    return tokens[id].n <= QY_TOKEN_BYTES_MAX
+               ? QY_OK
+               : qy_fail(err, QY_ERR_UNSUPPORTED,
+                         "gguf: %s: token %lld is of %zu bytes (at most %d)", s->where,
+                         (long long)id, tokens[id].n, QY_TOKEN_BYTES_MAX);
+}
+
 /* Every pair that makes a token must be a merge: SentencePiece knows no others. */
 static qy_status_t check_complete(const source_t *s, json_t *vocab, size_t n_merges,
                                   qy_error_t *err)
@@ -299,10 +312,11 @@ static qy_status_t check_complete(const source_t *s, json_t *vocab, size_t n_mer
     qy_gguf_vocab_t view = {.ids = vocab, .tokens = tokens, .n = s->n};
     if (!tokens)
         return qy_fail(err, QY_ERR_MEMORY, "%s: no memory", s->where);
-    for (int64_t id = 0; id < s->n; id++)
-        if (s->texts[id] && json_object_get(vocab, s->texts[id]))
-            tokens[id] = (qy_gguf_text_t){.bytes = s->texts[id], .n = strlen(s->texts[id])};
-    qy_status_t status = qy_gguf_merges_find(&all, &view, err);
+    qy_status_t status = QY_OK;
+    for (int64_t id = 0; id < s->n && status == QY_OK; id++)
+        status = set_vocab_token(tokens, s, vocab, id, err);
+    if (status == QY_OK)
+        status = qy_gguf_merges_find(&all, &view, err);
     if (status == QY_OK && (size_t)all.n != n_merges)
         status = refuse(s, "a list of merges that leaves out pairs which make a token", err);
     free(all.items);

@@ -77,7 +77,8 @@ static qy_status_t add_pairs(qy_gguf_merges_t *merges, const qy_gguf_vocab_t *vo
         qy_gguf_merge_t *items =
             qy_grow(merges->items, &merges->capacity, merges->n + 1, sizeof *merges->items);
         if (!items)
-            return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for its merges", vocab->gguf->path);
+            return qy_fail(err, QY_ERR_MEMORY, "no memory for the merges of %lld tokens",
+                           (long long)vocab->n);
         merges->items = items;
         items[merges->n++] =
             (qy_gguf_merge_t){qy_gguf_vocab_score(vocab, id), (int32_t)left, (int32_t)right};

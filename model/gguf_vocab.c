@@ -7,12 +7,12 @@
 
 #include "model/gguf_model.h"
 
-enum { TOKENS_MAX = 1 << 24, TOKEN_BYTES_MAX = 1024 };
+enum { TOKENS_MAX = 1 << 24 };
 
 /* --- look-ups --- */
 
 /* json's keys end with a NUL. */
-static const char *as_key(char out[TOKEN_BYTES_MAX + 1], qy_gguf_text_t text)
+static const char *as_key(char out[QY_TOKEN_BYTES_MAX + 1], qy_gguf_text_t text)
 {
     memcpy(out, text.bytes, text.n);
     out[text.n] = '\0';
@@ -21,7 +21,9 @@ static const char *as_key(char out[TOKEN_BYTES_MAX + 1], qy_gguf_text_t text)
 
 int64_t qy_gguf_vocab_find(const qy_gguf_vocab_t *vocab, qy_gguf_text_t text)
 {
-    char key[TOKEN_BYTES_MAX + 1];
+    char key[QY_TOKEN_BYTES_MAX + 1];
+    if (text.n > QY_TOKEN_BYTES_MAX)
+        return -1;
     const json_t *id = json_object_get(vocab->ids, as_key(key, text));
     return id ? json_integer_value(id) : -1;
 }
@@ -85,10 +87,10 @@ static bool is_padding(const qy_gguf_vocab_t *v, int64_t id)
 static qy_status_t add_token(qy_gguf_vocab_t *v, int64_t id, qy_error_t *err)
 {
     qy_gguf_text_t text = v->tokens[id];
-    char key[TOKEN_BYTES_MAX + 1];
-    if (text.n > TOKEN_BYTES_MAX || memchr(text.bytes, '\0', text.n))
+    char key[QY_TOKEN_BYTES_MAX + 1];
+    if (text.n > QY_TOKEN_BYTES_MAX || memchr(text.bytes, '\0', text.n))
         return qy_fail(err, QY_ERR_FORMAT, "%s: token %lld is of %zu bytes (at most %d, no NUL)",
-                       v->gguf->path, (long long)id, text.n, TOKEN_BYTES_MAX);
+                       v->gguf->path, (long long)id, text.n, QY_TOKEN_BYTES_MAX);
     if (is_padding(v, id))
         return QY_OK;
     if (json_object_get(v->ids, as_key(key, text)))

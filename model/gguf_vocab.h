@@ -16,6 +16,8 @@ enum {
     QY_TOKEN_BYTE = 6
 };
 
+enum { QY_TOKEN_BYTES_MAX = 1024 }; /* of one token's text */
+
 typedef struct {
     const qy_gguf_t *gguf;
     bool pieces; /* SentencePiece's; else BPE of bytes */

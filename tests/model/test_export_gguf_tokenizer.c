@@ -208,6 +208,34 @@ static void test_other_orders_of_spaces(void **state)
     check_spaces_refused(gap, 5);
 }
 
+/* --- long tokens --- */
+
+/* One of 2000 bytes between others: no pairs are looked for in it, nor beyond the longest there is.
+ */
+static void test_long_token(void **state)
+{
+    (void)state;
+    char text[4096] = "{\"normalizer\": {\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, "
+                      "\"content\": \"" SPACE "\"}, \"model\": {\"type\": \"BPE\", "
+                      "\"byte_fallback\": true, \"vocab\": {\"a\": 0, \"";
+    size_t n = strlen(text);
+    memset(text + n, 'a', 2000);
+    strcpy(text + n + 2000, "\": 1}, \"merges\": []}}");
+    write_tokenizer(text);
+    assert_failed(put(NULL, 2), QY_ERR_UNSUPPORTED, "token 1 is of 2000 bytes (at most 1024)");
+}
+
+static void test_look_up_of_long_text(void **state)
+{
+    (void)state;
+    char text[4096];
+    qy_gguf_vocab_t v = {.ids = json_pack("{s:i}", "a", 7)};
+    memset(text, 'a', sizeof text);
+    assert_int_equal(find(&v, text, 1), 7);
+    assert_int_equal(find(&v, text, sizeof text), -1);
+    json_decref(v.ids);
+}
+
 /* --- settings --- */
 
 #define BYTES                                                                                      \
@@ -231,8 +259,8 @@ static void test_model_max_length(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_runs_of_spaces),
-        cmocka_unit_test(test_other_orders_of_spaces),
+        cmocka_unit_test(test_runs_of_spaces),   cmocka_unit_test(test_other_orders_of_spaces),
+        cmocka_unit_test(test_long_token),       cmocka_unit_test(test_look_up_of_long_text),
         cmocka_unit_test(test_model_max_length),
     };
     return cmocka_run_group_tests_name("tokenizers as GGUF", tests, make_dir, remove_dir);
