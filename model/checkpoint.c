@@ -99,6 +99,7 @@ qy_status_t qy_checkpoint_copy_files(const char *model, const char *dir, qy_erro
         "special_tokens_map.json",
         "vocab.json",
         "merges.txt",
+        "added_tokens.json",
         "tokenizer.model",
         "chat_template.jinja",
         "generation_config.json",

@@ -63,15 +63,78 @@ static void add_special(json_t *added, const json_t *vocab, const char *token)
             added, json_pack("{s:s, s:I}", "content", token, "id", json_integer_value(id)));
 }
 
+/* --- pairs that are not GPT-2's --- */
+
+/* A pair does not say how it cuts words: it is read as GPT-2's, which OPT's is as well. */
+static qy_status_t refuse_pair(const char *dir, const char *what, const char *token,
+                               qy_error_t *err)
+{
+    return qy_fail(err, QY_ERR_UNSUPPORTED,
+                   "%s: no tokenizer.json, and vocab.json with merges.txt is read as GPT-2's, but "
+                   "%s \"%.100s\"; transformers writes one: "
+                   "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+                   dir, what, token);
+}
+
+static qy_status_t check_class(const json_t *config, const char *dir, qy_error_t *err)
+{
+    const char *name = json_string_value(json_object_get(config, "tokenizer_class"));
+    if (!name || strcmp(name, "GPT2Tokenizer") == 0 || strcmp(name, "GPT2TokenizerFast") == 0)
+        return QY_OK;
+    return refuse_pair(dir, "its tokenizer_class is", name, err);
+}
+
+/* Tokens added to the vocabulary stand beside it: {"<|im_end|>": 151645} in added_tokens.json,
+ * {"151645": {"content": "<|im_end|>"}} in the settings. */
+static qy_status_t check_added(const json_t *config, const json_t *added, const json_t *vocab,
+                               const char *dir, qy_error_t *err)
+{
+    static const char what[] = "the vocabulary lacks the added token";
+    const char *key, *text;
+    json_t *entry;
+    json_object_foreach((json_t *)added, key, entry)
+    {
+        if (!json_object_get(vocab, key))
+            return refuse_pair(dir, what, key, err);
+    }
+    json_object_foreach(json_object_get(config, "added_tokens_decoder"), key, entry)
+    {
+        text = json_string_value(json_object_get(entry, "content"));
+        if (text && !json_object_get(vocab, text))
+            return refuse_pair(dir, what, text, err);
+    }
+    return QY_OK;
+}
+
+static qy_status_t check_pair(const json_t *config, const json_t *vocab, const char *dir,
+                              qy_error_t *err)
+{
+    char path[QY_PATH_MAX];
+    json_t *added = NULL;
+    QY_TRY(check_class(config, dir, err));
+    QY_TRY(qy_path(path, err, "%s/added_tokens.json", dir));
+    if (qy_file_exists(path))
+        QY_TRY(qy_json_read(&added, path, FILE_BYTES_MAX, err));
+    qy_status_t status = check_added(config, added, vocab, dir, err);
+    json_decref(added);
+    return status;
+}
+
+/* --- reading the pair --- */
+
 /* What the pair leaves to tokenizer_config.json: special tokens, prefix space, BOS. */
-static qy_status_t read_settings(json_t *root, const json_t *vocab, const char *path,
+static qy_status_t read_settings(json_t *root, const json_t *vocab, const char *dir,
                                  qy_error_t *err)
 {
+    char path[QY_PATH_MAX];
     json_t *config = NULL;
     bool prefix_space = false, add_bos = false;
+    QY_TRY(qy_path(path, err, "%s/tokenizer_config.json", dir));
     if (qy_file_exists(path))
         QY_TRY(qy_json_read_settings(&config, path, FILE_BYTES_MAX, err));
-    qy_status_t status = qy_json_bool(config, path, "add_prefix_space", &prefix_space, err);
+    qy_status_t status = check_pair(config, vocab, dir, err);
+    if (status == QY_OK)
+        status = qy_json_bool(config, path, "add_prefix_space", &prefix_space, err);
     if (status == QY_OK)
         status = qy_json_bool(config, path, "add_bos_token", &add_bos, err);
     static const char *const keys[] = {"bos_token", "eos_token", "unk_token", "pad_token"};
@@ -96,9 +159,7 @@ static qy_status_t read_settings(json_t *root, const json_t *vocab, const char *
 static qy_status_t read_pair(json_t **out, const char *dir, const char *vocab_path,
                              const char *merges_path, qy_error_t *err)
 {
-    char config_path[QY_PATH_MAX];
     json_t *vocab, *merges = json_array();
-    QY_TRY(qy_path(config_path, err, "%s/tokenizer_config.json", dir));
     qy_status_t status = qy_json_read(&vocab, vocab_path, FILE_BYTES_MAX, err);
     if (status != QY_OK) {
         json_decref(merges);
@@ -110,7 +171,7 @@ static qy_status_t read_pair(json_t **out, const char *dir, const char *vocab_pa
         return qy_fail(err, QY_ERR_MEMORY, "%s: no memory", vocab_path);
     status = read_merges(merges, merges_path, err);
     if (status == QY_OK)
-        status = read_settings(root, vocab, config_path, err);
+        status = read_settings(root, vocab, dir, err);
     if (status != QY_OK) {
         json_decref(root);
         return status;

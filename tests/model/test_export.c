@@ -94,8 +94,9 @@ static void test_files(void **state)
 static void test_copied_files(void **state)
 {
     (void)state;
-    static const char *const copied[] = {"special_tokens_map.json", "vocab.json", "merges.txt",
-                                         "tokenizer.model", "chat_template.jinja"};
+    static const char *const copied[] = {
+        "special_tokens_map.json", "vocab.json",      "merges.txt",
+        "added_tokens.json",       "tokenizer.model", "chat_template.jinja"};
     static const char *const left[] = {"pytorch_model.bin", "modeling.py", "notes.txt"};
     enum { N_COPIED = sizeof copied / sizeof *copied, N_LEFT = sizeof left / sizeof *left };
     char path[QY_PATH_MAX];

@@ -163,6 +163,49 @@ static void test_refuses_directories(void **state)
     qy_tokenizer_close(&t);
 }
 
+static qy_status_t open_pair(qy_tokenizer_t **t, const char *settings, const char *added)
+{
+    scratch_dir("pair");
+    scratch_text("pair/vocab.json", "{\"a\":0,\"b\":1,\"ab\":2}");
+    scratch_text("pair/merges.txt", "a b\n");
+    scratch_text("pair/tokenizer_config.json", settings);
+    if (added)
+        scratch_text("pair/added_tokens.json", added);
+    return qy_tokenizer_open(t, scratch_path("pair"), &err);
+}
+
+/* The pair alone reads as GPT-2's: others are refused, and so are tokens that are not in it. */
+static void test_pairs_of_others(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *settings, *added, *text;
+    } refused[] = {
+        {"{\"tokenizer_class\":\"Qwen2Tokenizer\"}", NULL, "tokenizer_class is \"Qwen2Tokenizer\""},
+        {"{}", "{\"a\":0,\"<|im_end|>\":3}", "lacks the added token \"<|im_end|>\""},
+        {"{\"added_tokens_decoder\":{\"3\":{\"content\":\"<pad>\"}}}", NULL,
+         "lacks the added token \"<pad>\""},
+        {"{\"tokenizer_class\":\"GPT2Tokenizer\"}", "{\"<x>\":3}", "save_pretrained(DIR)"},
+    };
+    static const struct {
+        const char *settings, *added;
+    } good[] = {
+        {"{\"tokenizer_class\":\"GPT2Tokenizer\"}", NULL}, /* which OPT says as well */
+        {"{\"tokenizer_class\":\"GPT2TokenizerFast\"}", "{\"ab\":2}"},
+        {"{\"tokenizer_class\":null,\"added_tokens_decoder\":{\"2\":{\"content\":\"ab\"}}}", "{}"},
+    };
+    qy_tokenizer_t *t = NULL;
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        REFUSED(open_pair(&t, refused[i].settings, refused[i].added), QY_ERR_UNSUPPORTED,
+                refused[i].text);
+        assert_null(t);
+    }
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        OK(open_pair(&t, good[i].settings, good[i].added));
+        qy_tokenizer_close(&t);
+    }
+}
+
 /* "No limit", as transformers writes it. */
 static void test_model_max_length(void **state)
 {
@@ -227,7 +270,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refuses_models),       cmocka_unit_test(test_refuses_pipelines),
         cmocka_unit_test(test_refuses_deep_nesting), cmocka_unit_test(test_refuses_directories),
-        cmocka_unit_test(test_model_max_length),     cmocka_unit_test(test_survives_damage),
+        cmocka_unit_test(test_pairs_of_others),      cmocka_unit_test(test_model_max_length),
+        cmocka_unit_test(test_survives_damage),
     };
     return cmocka_run_group_tests_name("tokenizer files", tests, scratch_setup, scratch_teardown);
 }
