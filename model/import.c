@@ -44,28 +44,34 @@ static qy_status_t write_tensors(const qy_st_set_t *set, const char *dir, qy_err
     return status;
 }
 
-static qy_status_t write_configs(const char *path, const char *dir, const char *version,
-                                 qy_error_t *err)
+static qy_status_t write_mark(const char *path, const char *dir, const char *version,
+                              qy_error_t *err)
 {
-    char where[QY_PATH_MAX], name[QY_PATH_MAX];
-    json_t *config;
+    char name[QY_PATH_MAX];
     QY_TRY(qy_checkpoint_name(name, path, err));
+    json_t *mark = json_pack("{s:s, s:s, s:s}", "quarry_version", version, "format", "import",
+                             "base_model", name);
+    qy_status_t status = mark ? qy_checkpoint_write_json(dir, qy_target_mark, mark, err)
+                              : qy_fail(err, QY_ERR_FORMAT, "%s: not UTF-8 in its name", path);
+    json_decref(mark);
+    return status;
+}
+
+static qy_status_t write_config(const char *path, const char *dir, qy_error_t *err)
+{
+    char where[QY_PATH_MAX];
+    json_t *config;
     QY_TRY(qy_checkpoint_config(&config, where, path, err));
     qy_status_t status = qy_checkpoint_write_json(dir, "config.json", config, err);
     json_decref(config);
-    QY_TRY(status);
-    json_t *mark = json_pack("{s:s, s:s, s:s}", "quarry_version", version, "format", "import",
-                             "base_model", name);
-    status = mark ? qy_checkpoint_write_json(dir, qy_target_mark, mark, err)
-                  : qy_fail(err, QY_ERR_FORMAT, "%s: not UTF-8 in its name", path);
-    json_decref(mark);
     return status;
 }
 
 static qy_status_t write_all(const qy_model_t *model, const char *dir, const char *version,
                              qy_error_t *err)
 {
-    QY_TRY(write_configs(model->dir, dir, version, err));
+    QY_TRY(write_mark(model->dir, dir, version, err));
+    QY_TRY(write_config(model->dir, dir, err));
     QY_TRY(qy_checkpoint_copy_files(model->dir, dir, err));
     return write_tensors(model->tensors, dir, err);
 }

@@ -33,6 +33,42 @@ static bool holds_model(const char *target, const char *model)
     return holds;
 }
 
+/* The mark, or what a kill left of the first attempt to write it: "quarry.json.tmp.PID". */
+static bool is_mark(const char *name)
+{
+    size_t n = strlen(qy_target_mark);
+    return strncmp(name, qy_target_mark, n) == 0 &&
+           (name[n] == '\0' || strncmp(name + n, ".tmp.", 5) == 0);
+}
+
+static bool has_mark(const char *path)
+{
+    DIR *dir = opendir(path);
+    bool found = false;
+    for (const struct dirent *entry; dir && !found && (entry = readdir(dir)) != NULL;)
+        found = is_mark(entry->d_name);
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
+/* ARG where the folder is neither empty nor marked as ours, or holds the model. */
+static qy_status_t check_ours(const char *path, const char *model, qy_error_t *err)
+{
+    int64_t n = count_entries(path);
+    if (n == 0)
+        return QY_OK;
+    if (n < 0)
+        return qy_fail(err, QY_ERR_ARG, "%s: is in the way: not a folder that can be read", path);
+    if (holds_model(path, model))
+        return qy_fail(err, QY_ERR_ARG, "%s: holds the model that is exported", path);
+    if (!has_mark(path))
+        return qy_fail(err, QY_ERR_ARG,
+                       "%s: is not empty and no export of ours (no %s): remove it by hand", path,
+                       qy_target_mark);
+    return QY_OK;
+}
+
 /* ARG where nothing may be put in the target's place. */
 static qy_status_t check_target(const char *target, const char *model, bool overwrite,
                                 qy_error_t *err)
@@ -41,28 +77,37 @@ static qy_status_t check_target(const char *target, const char *model, bool over
         return qy_fail(err, QY_ERR_ARG, "an export needs a folder, none is given");
     if (!qy_file_exists(target))
         return QY_OK;
-    int64_t n = count_entries(target);
-    if (n == 0)
-        return QY_OK;
-    if (n < 0)
-        return qy_fail(err, QY_ERR_ARG, "%s: is in the way: not a folder that can be read", target);
-    if (!overwrite)
+    if (count_entries(target) > 0 && !overwrite)
         return qy_fail(err, QY_ERR_ARG, "%s: is not empty; it is replaced only with overwrite",
                        target);
-    if (holds_model(target, model))
-        return qy_fail(err, QY_ERR_ARG, "%s: holds the model that is exported", target);
-    char mark[QY_PATH_MAX];
-    QY_TRY(qy_path(mark, err, "%s/%s", target, qy_target_mark));
-    if (!qy_file_exists(mark))
-        return qy_fail(err, QY_ERR_ARG,
-                       "%s: is not empty and no export of ours (no %s): remove it by hand", target,
-                       qy_target_mark);
-    return QY_OK;
+    return check_ours(target, model, err);
 }
 
-static qy_status_t remove_if_there(const char *path, qy_error_t *err)
+/* All but the mark: a folder of which a kill leaves a part is still known as ours. */
+static qy_status_t remove_content(const char *path, qy_error_t *err)
 {
-    return qy_file_exists(path) ? qy_remove_tree(path, err) : QY_OK;
+    DIR *dir = opendir(path);
+    qy_status_t status = QY_OK;
+    for (const struct dirent *entry; dir && status == QY_OK && (entry = readdir(dir)) != NULL;) {
+        char inner[QY_PATH_MAX];
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
+            is_mark(entry->d_name))
+            continue;
+        status = qy_path(inner, err, "%s/%s", path, entry->d_name);
+        if (status == QY_OK && remove(inner) != 0 && qy_is_dir(inner))
+            status = qy_remove_tree(inner, err);
+    }
+    if (dir)
+        closedir(dir);
+    return status;
+}
+
+static qy_status_t remove_ours(const char *path, qy_error_t *err)
+{
+    if (!qy_file_exists(path))
+        return QY_OK;
+    QY_TRY(remove_content(path, err));
+    return qy_remove_tree(path, err);
 }
 
 /* temp takes target's place; what was there is moved aside first, so that it is never half there.
@@ -75,7 +120,7 @@ static qy_status_t publish(const char *temp, const char *old, const char *target
     qy_status_t status = qy_file_commit(temp, target, err);
     if (status != QY_OK && replaces)
         (void)rename(old, target);
-    return status == QY_OK ? remove_if_there(old, err) : status;
+    return status == QY_OK ? remove_ours(old, err) : status;
 }
 
 /* The path without slashes at its end and, where something is there already, without links. */
@@ -90,6 +135,15 @@ static qy_status_t resolve_target(char out[QY_PATH_MAX], const char *dir, qy_err
     return status;
 }
 
+/* What a killed export left beside the target; a folder of the user's may have such a name too. */
+static qy_status_t remove_leftover(const char *path, const char *model, qy_error_t *err)
+{
+    if (!qy_file_exists(path))
+        return QY_OK;
+    QY_TRY(check_ours(path, model, err));
+    return remove_ours(path, err);
+}
+
 qy_status_t qy_target_begin(qy_target_t *out, const char *dir, const char *model, bool overwrite,
                             qy_error_t *err)
 {
@@ -98,8 +152,8 @@ qy_status_t qy_target_begin(qy_target_t *out, const char *dir, const char *model
     QY_TRY(check_target(t.path, model, overwrite, err));
     QY_TRY(qy_path(t.temp, err, "%s.tmp", t.path));
     QY_TRY(qy_path(t.old, err, "%s.tmp.old", t.path));
-    QY_TRY(remove_if_there(t.temp, err));
-    QY_TRY(remove_if_there(t.old, err));
+    QY_TRY(remove_leftover(t.temp, model, err));
+    QY_TRY(remove_leftover(t.old, model, err));
     QY_TRY(qy_make_dirs(t.temp, err));
     *out = t;
     return QY_OK;
@@ -110,6 +164,6 @@ qy_status_t qy_target_end(const qy_target_t *target, qy_status_t status, qy_erro
     if (status == QY_OK)
         status = publish(target->temp, target->old, target->path, err);
     if (status != QY_OK)
-        (void)remove_if_there(target->temp, NULL);
+        (void)remove_ours(target->temp, NULL);
     return status;
 }

@@ -198,7 +198,9 @@ static void test_targets(void **state)
     assert_failed(run_into(&f, "empty", false), QY_ERR_ARG, "is not empty");
     put_file("empty", "stale.txt");
     put_file("empty.tmp", "torn.safetensors"); /* what killed runs leave */
+    put_file("empty.tmp", "quarry.json");
     put_file("empty.tmp.old", "older.safetensors");
+    put_file("empty.tmp.old", "quarry.json");
     OK(run_into(&f, "empty", true));
     assert_true(has_file("empty", "model.safetensors"));
     assert_false(has_file("empty", "stale.txt"));
@@ -213,6 +215,48 @@ static void test_targets(void **state)
     OK(run_into(&f, "link", true));
     assert_int_equal(readlink(link_path, path, sizeof path), 5);
     qy_model_close(&f.model);
+}
+
+/* Folders of the user's whose names are those that an export uses beside its target. */
+static void test_neighbours(void **state)
+{
+    (void)state;
+    fixture_t f;
+    char path[QY_PATH_MAX];
+    open_fixture(&f, LLAMA, 4, 64, false);
+    put_file("mine.tmp", "thesis.txt");
+    assert_failed(run_into(&f, "mine", false), QY_ERR_ARG, "mine.tmp: is not empty and no export");
+    assert_true(has_file("mine.tmp", "thesis.txt"));
+    put_file("yours.tmp.old", "thesis.txt");
+    assert_failed(run_into(&f, "yours", true), QY_ERR_ARG, "yours.tmp.old: is not empty");
+    assert_true(has_file("yours.tmp.old", "thesis.txt"));
+    put_file(".", "file.tmp");
+    assert_failed(run_into(&f, "file", true), QY_ERR_ARG, "file.tmp: is in the way");
+    assert_true(has_file(".", "file.tmp"));
+
+    /* Killed between mkdir and the mark, while that was written, and while it was removed. */
+    path_of(path, "first.tmp");
+    OK(qy_make_dirs(path, &err));
+    OK(run_into(&f, "first", false));
+    put_file("second.tmp", "quarry.json.tmp.4711");
+    OK(run_into(&f, "second", false));
+    put_file("third.tmp", "quarry.json");
+    put_file("third.tmp/folder", "a.txt");
+    OK(run_into(&f, "third", false));
+    assert_false(has_file("third", "folder"));
+    assert_false(has_file(".", "third.tmp"));
+    qy_model_close(&f.model);
+
+    /* The model itself, an export of ours. */
+    open_fixture(&f, LLAMA, 4, 64, false);
+    export_as(&f, "hf", "self.tmp");
+    qy_model_close(&f.model);
+    path_of(path, "self.tmp");
+    open_fixture(&f, path, 4, 64, false);
+    assert_failed(run_into(&f, "self", true), QY_ERR_ARG, "self.tmp: holds the model");
+    assert_true(has_file("self.tmp", "model.safetensors"));
+    qy_model_close(&f.model);
+    OK(qy_remove_tree(path, &err));
 }
 
 /* An export of ours is a model of its own, and must not be written over itself. */
@@ -285,10 +329,15 @@ static void test_failures_leave_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),           cmocka_unit_test(test_unsupported_forms),
-        cmocka_unit_test(test_gptq_config),     cmocka_unit_test(test_files),
-        cmocka_unit_test(test_copied_files),    cmocka_unit_test(test_targets),
-        cmocka_unit_test(test_model_in_target), cmocka_unit_test(test_failures_leave_nothing),
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_unsupported_forms),
+        cmocka_unit_test(test_gptq_config),
+        cmocka_unit_test(test_files),
+        cmocka_unit_test(test_copied_files),
+        cmocka_unit_test(test_targets),
+        cmocka_unit_test(test_neighbours),
+        cmocka_unit_test(test_model_in_target),
+        cmocka_unit_test(test_failures_leave_nothing),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -1,5 +1,6 @@
 #include <jansson.h>
 #include <math.h>
+#include <sys/stat.h>
 
 #include "model/checkpoint.h"
 #include "model/gguf_model.h"
@@ -359,6 +360,16 @@ static void test_import(void **state)
         OK(qy_path(path, &err, "%s/%s", out, names[i]));
         assert_true(qy_file_exists(path));
     }
+    /* The mark first, by which a killed import's folder is known. */
+    struct stat mark, config;
+    char path[QY_PATH_MAX];
+    OK(qy_path(path, &err, "%s/quarry.json", out));
+    assert_int_equal(stat(path, &mark), 0);
+    OK(qy_path(path, &err, "%s/config.json", out));
+    assert_int_equal(stat(path, &config), 0);
+    assert_true(mark.st_mtim.tv_sec < config.st_mtim.tv_sec ||
+                (mark.st_mtim.tv_sec == config.st_mtim.tv_sec &&
+                 mark.st_mtim.tv_nsec <= config.st_mtim.tv_nsec));
     json_t *settings;
     OK(qy_checkpoint_part(&settings, out, "tokenizer_config.json", &err));
     assert_string_equal(json_string_value(json_object_get(settings, "chat_template")),
