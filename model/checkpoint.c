@@ -116,20 +116,78 @@ qy_status_t qy_checkpoint_copy_files(const char *model, const char *dir, qy_erro
     return status;
 }
 
-qy_status_t qy_checkpoint_name(char out[QY_PATH_MAX], const char *model, qy_error_t *err)
+/* --- names --- */
+
+/* The model's path without links, but a GGUF file's own name as it is given: in the cache of
+ * Hugging Face it is a link to a file that is named by its hash. */
+static qy_status_t resolve(char out[QY_PATH_MAX], const char *model, qy_error_t *err)
 {
-    char *full = realpath(model, NULL);
+    const char *slash = strrchr(model, '/'), *name = slash ? slash + 1 : model;
+    bool is_file = qy_gguf_is_name(model);
+    QY_TRY(is_file ? qy_path(out, err, "%.*s.", (int)(name - model), model)
+                   : qy_path(out, err, "%s", model));
+    char *full = realpath(out, NULL);
     if (!full)
         return qy_fail(err, QY_ERR_IO, "%s: %s", model, strerror(errno));
-    const char *slash = strrchr(full, '/');
-    qy_status_t status = qy_path(out, err, "%s", slash && slash[1] ? slash + 1 : full);
+    qy_status_t status =
+        is_file ? qy_path(out, err, "%s/%s", full, name) : qy_path(out, err, "%s", full);
     free(full);
-    if (status == QY_OK && qy_gguf_is_name(model)) {
-        char *dot = strrchr(out, '.');
-        if (dot && dot != out)
-            *dot = '\0';
-    }
     return status;
+}
+
+/* The ORG--NAME in …/models--ORG--NAME/snapshots/HASH, as the cache of Hugging Face has it; its
+ * bytes, 0 where the path is none of the kind. */
+static size_t find_repository(const char **out, const char *path)
+{
+    static const char before[] = "/models--", behind[] = "/snapshots/";
+    const char *at = strstr(path, before);
+    if (!at)
+        return 0;
+    *out = at + strlen(before);
+    size_t n = strcspn(*out, "/");
+    return strncmp(*out + n, behind, strlen(behind)) == 0 ? n : 0;
+}
+
+/* Where the name begins behind ORG--; 0 where there is no such part. */
+static size_t skip_organization(const char *repository, size_t n)
+{
+    for (size_t i = 1; i + 2 < n; i++)
+        if (repository[i] == '-' && repository[i + 1] == '-')
+            return i + 2;
+    return 0;
+}
+
+qy_status_t qy_checkpoint_name(char out[QY_PATH_MAX], const char *model, qy_error_t *err)
+{
+    char path[QY_PATH_MAX];
+    const char *repository;
+    QY_TRY(resolve(path, model, err));
+    size_t n = qy_gguf_is_name(model) ? 0 : find_repository(&repository, path);
+    if (n > 0) {
+        size_t organization = skip_organization(repository, n);
+        return qy_path(out, err, "%.*s", (int)(n - organization), repository + organization);
+    }
+    const char *slash = strrchr(path, '/');
+    QY_TRY(qy_path(out, err, "%s", slash && slash[1] ? slash + 1 : path));
+    char *dot = qy_gguf_is_name(model) ? strrchr(out, '.') : NULL;
+    if (dot && dot != out)
+        *dot = '\0';
+    return QY_OK;
+}
+
+qy_status_t qy_checkpoint_origin(char out[QY_PATH_MAX], const char *model, qy_error_t *err)
+{
+    char path[QY_PATH_MAX];
+    const char *repository;
+    QY_TRY(resolve(path, model, err));
+    size_t n = find_repository(&repository, path);
+    if (n == 0)
+        return qy_checkpoint_name(out, model, err);
+    size_t organization = skip_organization(repository, n);
+    if (organization == 0)
+        return qy_path(out, err, "%.*s", (int)n, repository);
+    return qy_path(out, err, "%.*s/%.*s", (int)(organization - 2), repository,
+                   (int)(n - organization), repository + organization);
 }
 
 /* --- writing --- */

@@ -21,8 +21,12 @@ qy_status_t qy_checkpoint_part(json_t **out, const char *model, const char *name
  * pickles. */
 qy_status_t qy_checkpoint_copy_files(const char *model, const char *dir, qy_error_t *err);
 
-/* The last part of the model's path, as its owner named it; without .gguf. */
+/* The last part of the model's path, as its owner named it; without .gguf. Of a directory in the
+ * cache of Hugging Face the repository's name. */
 qy_status_t qy_checkpoint_name(char out[QY_PATH_MAX], const char *model, qy_error_t *err);
+
+/* The same, but of any model in that cache the whole of "ORG/NAME". */
+qy_status_t qy_checkpoint_origin(char out[QY_PATH_MAX], const char *model, qy_error_t *err);
 
 /* dir/name from an object in its own key order. */
 qy_status_t qy_checkpoint_write_json(const char *dir, const char *name, const json_t *object,

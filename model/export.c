@@ -122,7 +122,7 @@ static qy_status_t write_all(const qy_exporter_t *exporter, const qy_export_t *j
                              qy_error_t *err)
 {
     char base[QY_PATH_MAX];
-    QY_TRY(qy_checkpoint_name(base, job->model->dir, err));
+    QY_TRY(qy_checkpoint_origin(base, job->model->dir, err));
     QY_TRY(write_provenance(exporter, job, base, dir, err));
     QY_TRY(qy_export_write_card(exporter, job, base, dir, err));
     if (job->recipe)

@@ -46,6 +46,7 @@ static void print_card(FILE *out, const qy_exporter_t *exporter, const qy_export
                        const char *base)
 {
     const qy_quant_form_t *form = &job->form;
+    const char *slash = strrchr(base, '/'); /* behind an organization's name */
     fputs("---\n", out);
     print_license(out, job->model->dir);
     fputs("base_model: ", out);
@@ -55,7 +56,7 @@ static void print_card(FILE *out, const qy_exporter_t *exporter, const qy_export
             "pipeline_tag: text-generation\ntags:\n- quarry\n- %s\n- %d-bit\n---\n\n",
             exporter->whole ? exporter->name : "transformers", exporter->name, form->bits);
     fprintf(out, "# %s, %d bits\n\nWeights of the linear layers quantized by Quarry %s: %d bits, ",
-            base, form->bits, job->version, form->bits);
+            slash ? slash + 1 : base, form->bits, job->version, form->bits);
     if (form->group > 0)
         fprintf(out, "groups of %lld, ", (long long)form->group);
     else

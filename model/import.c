@@ -48,7 +48,7 @@ static qy_status_t write_mark(const char *path, const char *dir, const char *ver
                               qy_error_t *err)
 {
     char name[QY_PATH_MAX];
-    QY_TRY(qy_checkpoint_name(name, path, err));
+    QY_TRY(qy_checkpoint_origin(name, path, err));
     json_t *mark = json_pack("{s:s, s:s, s:s}", "quarry_version", version, "format", "import",
                              "base_model", name);
     qy_status_t status = mark ? qy_checkpoint_write_json(dir, qy_target_mark, mark, err)

@@ -90,6 +90,29 @@ static void test_files(void **state)
     qy_model_close(&f.model);
 }
 
+/* A model in the cache of Hugging Face is named by its repository, not by its commit. */
+static void test_cached_model(void **state)
+{
+    (void)state;
+    fixture_t f;
+    char from[QY_PATH_MAX], to[QY_PATH_MAX];
+    write_brain(1.0f);
+    put_file("models--Some--Tiny/snapshots", "x");
+    path_of(from, "brain");
+    path_of(to, "models--Some--Tiny/snapshots/0123abcd");
+    assert_int_equal(rename(from, to), 0);
+    open_fixture(&f, to, 4, 8, false);
+    export_as(&f, "hf", "cached");
+    json_t *provenance = read_json("cached", "quarry.json");
+    assert_string_equal(json_string_value(json_object_get(provenance, "base_model")), "Some/Tiny");
+    char *card = read_output("cached", "README.md");
+    assert_non_null(strstr(card, "\nbase_model: \"Some/Tiny\"\n"));
+    assert_non_null(strstr(card, "\n# Tiny, 4 bits\n"));
+    free(card);
+    json_decref(provenance);
+    qy_model_close(&f.model);
+}
+
 /* Everything that belongs to a tokenizer comes along; code and pickles do not. */
 static void test_copied_files(void **state)
 {
@@ -329,15 +352,11 @@ static void test_failures_leave_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),
-        cmocka_unit_test(test_unsupported_forms),
-        cmocka_unit_test(test_gptq_config),
-        cmocka_unit_test(test_files),
-        cmocka_unit_test(test_copied_files),
-        cmocka_unit_test(test_targets),
-        cmocka_unit_test(test_neighbours),
-        cmocka_unit_test(test_model_in_target),
-        cmocka_unit_test(test_failures_leave_nothing),
+        cmocka_unit_test(test_table),           cmocka_unit_test(test_unsupported_forms),
+        cmocka_unit_test(test_gptq_config),     cmocka_unit_test(test_files),
+        cmocka_unit_test(test_cached_model),    cmocka_unit_test(test_copied_files),
+        cmocka_unit_test(test_targets),         cmocka_unit_test(test_neighbours),
+        cmocka_unit_test(test_model_in_target), cmocka_unit_test(test_failures_leave_nothing),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
