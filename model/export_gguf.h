@@ -2,6 +2,8 @@
 #ifndef QY_MODEL_EXPORT_GGUF_H
 #define QY_MODEL_EXPORT_GGUF_H
 
+#include <jansson.h>
+
 #include "model/gguf_write.h"
 #include "model/weights.h"
 
@@ -14,5 +16,10 @@ void qy_gguf_put_arch(qy_gguf_writer_t *w, const qy_arch_t *arch);
 /* The keys of the tokenizer. FORMAT, UNSUPPORTED: one that these keys cannot tell. With w NULL it
  * only says whether they can. */
 qy_status_t qy_gguf_put_tokenizer(qy_gguf_writer_t *w, const qy_model_t *model, qy_error_t *err);
+
+/* The templates of chats in tokenizer_config.json (NULL: there is none), or in the model's folder.
+ */
+qy_status_t qy_gguf_put_chat(qy_gguf_writer_t *w, const json_t *config, const char *dir,
+                             qy_error_t *err);
 
 #endif

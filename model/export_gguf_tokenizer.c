@@ -14,8 +14,6 @@
 #include "model/tokenizer.h"
 #include "model/tokenizer_file.h"
 
-enum { FILE_BYTES_MAX = 16 << 20 };
-
 typedef struct {
     const qy_model_t *model;
     char where[QY_PATH_MAX];
@@ -441,23 +439,6 @@ static void put_special(qy_gguf_writer_t *w, const char *key, int64_t id)
         qy_gguf_put_u32(w, key, id);
 }
 
-static qy_status_t put_chat(qy_gguf_writer_t *w, const source_t *s, qy_error_t *err)
-{
-    static const char key[] = "tokenizer.chat_template";
-    char path[QY_PATH_MAX], *text;
-    size_t bytes;
-    const json_t *chat = inside(s->config, "chat_template");
-    QY_TRY(qy_path(path, err, "%s/chat_template.jinja", s->model->dir));
-    if (json_is_string(chat)) {
-        qy_gguf_put_string(w, key, json_string_value(chat));
-    } else if (qy_file_exists(path)) {
-        QY_TRY(qy_file_read(path, FILE_BYTES_MAX, &text, &bytes, err));
-        qy_gguf_put_string(w, key, text);
-        free(text);
-    }
-    return QY_OK;
-}
-
 static qy_status_t put(qy_gguf_writer_t *w, const source_t *s, qy_error_t *err)
 {
     qy_gguf_put_string(w, "tokenizer.ggml.model", s->pieces ? "llama" : "gpt2");
@@ -472,7 +453,7 @@ static qy_status_t put(qy_gguf_writer_t *w, const source_t *s, qy_error_t *err)
     qy_gguf_put_bool(w, "tokenizer.ggml.add_bos_token", s->bos);
     qy_gguf_put_bool(w, "tokenizer.ggml.add_eos_token", false);
     qy_gguf_put_bool(w, "tokenizer.ggml.add_space_prefix", s->space);
-    return put_chat(w, s, err);
+    return qy_gguf_put_chat(w, s->config, s->model->dir, err);
 }
 
 qy_status_t qy_gguf_put_tokenizer(qy_gguf_writer_t *w, const qy_model_t *model, qy_error_t *err)

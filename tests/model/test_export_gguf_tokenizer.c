@@ -256,12 +256,50 @@ static void test_model_max_length(void **state)
     qy_gguf_close(&g);
 }
 
+static void check_text(const qy_gguf_t *g, const char *key, const char *want)
+{
+    qy_gguf_text_t text = {0};
+    OK(qy_gguf_text(g, key, &text, &err));
+    assert_int_equal(text.n, strlen(want));
+    assert_memory_equal(text.bytes, want, text.n);
+}
+
+/* Templates by names: the default one under the usual key. */
+static void test_chat_templates(void **state)
+{
+    (void)state;
+    write_tokenizer(BYTES);
+    write_part(
+        "tokenizer_config.json",
+        "{\"chat_template\": [{\"name\": \"tool use\", \"template\": \"old\"}, {\"name\": "
+        "\"default\", \"template\": \"{{ x }}\"}, {\"name\": \"tool use\", \"template\": "
+        "\"{{ y }}\"}, {\"name\": \"rag\", \"template\": \"{{ z }}\"}, {\"name\": \"none\"}, 7]}");
+    qy_gguf_t *g = open_keys(3);
+    check_text(g, "tokenizer.chat_template", "{{ x }}");
+    check_text(g, "tokenizer.chat_template.tool_use", "{{ y }}");
+    check_text(g, "tokenizer.chat_template.rag", "{{ z }}");
+    const qy_gguf_value_t *names = qy_gguf_find(g, "tokenizer.chat_templates");
+    assert_non_null(names);
+    assert_int_equal(names->count, 2);
+    const unsigned char *at = names->data;
+    assert_memory_equal(qy_gguf_next_text(&at).bytes, "tool_use", 8);
+    assert_memory_equal(qy_gguf_next_text(&at).bytes, "rag", 3);
+    assert_null(qy_gguf_find(g, "tokenizer.chat_template.none"));
+    qy_gguf_close(&g);
+
+    write_part("tokenizer_config.json", "{\"chat_template\": \"{{ one }}\"}");
+    g = open_keys(3);
+    check_text(g, "tokenizer.chat_template", "{{ one }}");
+    assert_null(qy_gguf_find(g, "tokenizer.chat_templates"));
+    qy_gguf_close(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_runs_of_spaces),   cmocka_unit_test(test_other_orders_of_spaces),
         cmocka_unit_test(test_long_token),       cmocka_unit_test(test_look_up_of_long_text),
-        cmocka_unit_test(test_model_max_length),
+        cmocka_unit_test(test_model_max_length), cmocka_unit_test(test_chat_templates),
     };
     return cmocka_run_group_tests_name("tokenizers as GGUF", tests, make_dir, remove_dir);
 }
