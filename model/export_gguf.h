@@ -17,6 +17,11 @@ void qy_gguf_put_arch(qy_gguf_writer_t *w, const qy_arch_t *arch);
  * only says whether they can. */
 qy_status_t qy_gguf_put_tokenizer(qy_gguf_writer_t *w, const qy_model_t *model, qy_error_t *err);
 
+/* Scores of a tokenizer's n tokens that merge as tokenizer.json's model does. FORMAT; UNSUPPORTED
+ * where none do. */
+qy_status_t qy_gguf_scores(float *scores, const char *const *texts, int64_t n, const json_t *model,
+                           const char *where, qy_error_t *err);
+
 /* The templates of chats in tokenizer_config.json (NULL: there is none), or in the model's folder.
  */
 qy_status_t qy_gguf_put_chat(qy_gguf_writer_t *w, const json_t *config, const char *dir,

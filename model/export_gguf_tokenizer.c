@@ -194,134 +194,6 @@ static qy_status_t find_space(source_t *s, qy_error_t *err)
                                           : QY_OK;
 }
 
-/* Sides of a merge, "a b" or [a, b], into text as a + b. */
-static bool join_merge(char *text, size_t size, const json_t *merge)
-{
-    const char *line = json_string_value(merge), *space = line ? strchr(line, ' ') : NULL;
-    const char *left = json_string_value(json_array_get(merge, 0));
-    const char *right = json_string_value(json_array_get(merge, 1));
-    int n = -1;
-    if (space)
-        n = snprintf(text, size, "%.*s%s", (int)(space - line), line, space + 1);
-    else if (left && right)
-        n = snprintf(text, size, "%s%s", left, right);
-    return n >= 0 && (size_t)n < size;
-}
-
-/* How many of SentencePiece's spaces a text is made of; 0 where anything else is in it. */
-static int64_t count_spaces(const char *text)
-{
-    int64_t n = 0;
-    for (size_t bytes = strlen(qy_gguf_space); strncmp(text, qy_gguf_space, bytes) == 0; n++)
-        text += bytes;
-    return *text ? 0 : n;
-}
-
-static qy_status_t refuse_order(const source_t *s, qy_error_t *err)
-{
-    return refuse(s, "an order of merges that no scores give", err);
-}
-
-/* Gives every token from run `first` on that run's score. Only runs of spaces may share one. */
-static qy_status_t tie(source_t *s, int64_t first, qy_error_t *err)
-{
-    for (int64_t id = 0; id < s->n; id++) {
-        if (s->scores[id] > -(float)first)
-            continue;
-        if (count_spaces(s->texts[id]) < 3)
-            return refuse_order(s, err);
-        s->scores[id] = -(float)first;
-    }
-    return QY_OK;
-}
-
-/*
- * Equal scores are merged from the left. The merges' own order does the same where every length
- * from 3 to the longest is tied and a pair of single spaces comes after them: then only the run
- * that grows has a merge among them, with the space to its right, until it has the full length.
- */
-static qy_status_t check_tie(const source_t *s, int64_t first, qy_error_t *err)
-{
-    int64_t n = 0, longest = 0;
-    for (int64_t id = 0; id < s->n; id++) {
-        int64_t length = s->texts[id] ? count_spaces(s->texts[id]) : 0;
-        if (length == 2 && s->scores[id] >= -(float)first)
-            return refuse_order(s, err);
-        if (s->scores[id] != -(float)first)
-            continue;
-        longest = length > longest ? length : longest;
-        n++;
-    }
-    return n == longest - 2 ? QY_OK : refuse_order(s, err);
-}
-
-/*
- * SentencePiece merges by the score of the token that is made. Merges that come in runs of one
- * token each are that: minus the run's number is the score. Its runs of spaces share one score, and
- * lists made of it have the merges of these by their sides: such a token comes back, and all that
- * came since its first run are tied with it.
- */
-static qy_status_t read_scores(source_t *s, const json_t *vocab, const json_t *merges,
-                               qy_error_t *err)
-{
-    char text[2048];
-    int64_t run = 0, tied = 0;
-    for (int64_t id = 0; id < s->n; id++)
-        s->scores[id] = 1;
-    for (size_t i = 0; i < json_array_size(merges); i++) {
-        const json_t *made = join_merge(text, sizeof text, json_array_get(merges, i))
-                                 ? json_object_get(vocab, text)
-                                 : NULL;
-        int64_t id = made ? json_integer_value(made) : -1;
-        if (id < 0 || id >= s->n)
-            return qy_fail(err, QY_ERR_FORMAT, "%s: merge %zu makes no token", s->where, i);
-        if (s->scores[id] > 0) {
-            s->scores[id] = -(float)++run;
-        } else if (s->scores[id] > -(float)run) { /* not the last run's */
-            run = tied = -(int64_t)s->scores[id];
-            QY_TRY(tie(s, tied, err));
-        }
-    }
-    for (int64_t id = 0; id < s->n; id++)
-        if (s->scores[id] > 0)
-            s->scores[id] = -(float)(run + 1);
-    return tied ? check_tie(s, tied, err) : QY_OK;
-}
-
-static qy_status_t set_vocab_token(qy_gguf_text_t *tokens, const source_t *s, const json_t *vocab,
-                                   int64_t id, qy_error_t *err)
-{
-    if (!s->texts[id] || !json_object_get(vocab, s->texts[id]))
-        return QY_OK;
-    tokens[id] = (qy_gguf_text_t){.bytes = s->texts[id], .n = strlen(s->texts[id])};
-    return tokens[id].n <= QY_TOKEN_BYTES_MAX
-               ? QY_OK
-               : qy_fail(err, QY_ERR_UNSUPPORTED,
-                         "gguf: %s: token %lld is of %zu bytes (at most %d)", s->where,
-                         (long long)id, tokens[id].n, QY_TOKEN_BYTES_MAX);
-}
-
-/* Every pair that makes a token must be a merge: SentencePiece knows no others. */
-static qy_status_t check_complete(const source_t *s, json_t *vocab, size_t n_merges,
-                                  qy_error_t *err)
-{
-    qy_gguf_merges_t all = {0};
-    qy_gguf_text_t *tokens = calloc((size_t)s->n, sizeof *tokens);
-    qy_gguf_vocab_t view = {.ids = vocab, .tokens = tokens, .n = s->n};
-    if (!tokens)
-        return qy_fail(err, QY_ERR_MEMORY, "%s: no memory", s->where);
-    qy_status_t status = QY_OK;
-    for (int64_t id = 0; id < s->n && status == QY_OK; id++)
-        status = set_vocab_token(tokens, s, vocab, id, err);
-    if (status == QY_OK)
-        status = qy_gguf_merges_find(&all, &view, err);
-    if (status == QY_OK && (size_t)all.n != n_merges)
-        status = refuse(s, "a list of merges that leaves out pairs which make a token", err);
-    free(all.items);
-    free(tokens);
-    return status;
-}
-
 /* --- reading it all --- */
 
 /* Names in the settings, ids in the configuration. */
@@ -368,8 +240,6 @@ static qy_status_t read_source(source_t *s, qy_error_t *err)
     if (!s->texts || !s->types || !s->scores)
         return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for its tokens", s->where);
     const json_t *model = json_object_get(s->root, "model");
-    json_t *vocab = json_object_get(model, "vocab");
-    const json_t *merges = json_object_get(model, "merges");
     s->pieces = is_true(model, "byte_fallback", false);
     QY_TRY(read_prefix(s, err)); /* which also checks the file */
     QY_TRY(read_tokens(s, model, err));
@@ -378,8 +248,7 @@ static qy_status_t read_source(source_t *s, qy_error_t *err)
     if (!s->pieces)
         return find_pre(s, model, err);
     QY_TRY(find_space(s, err));
-    QY_TRY(read_scores(s, vocab, merges, err));
-    return check_complete(s, vocab, json_array_size(merges), err);
+    return qy_gguf_scores(s->scores, s->texts, s->n, model, s->where, err);
 }
 
 static void free_source(source_t *s)
