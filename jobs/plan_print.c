@@ -65,11 +65,11 @@ static void print_quantize(const qy_plan_t *plan, FILE *file)
                 spec->qllm.rank, plan->qllm.steps, spec->qllm.blocks_per_round, spec->qllm.lr);
     if (spec->quantize.method == QY_METHOD_GPTQ)
         fprintf(
-            file, "           ranges %s, %s, %s, damping %.3g\n",
+            file, "           ranges %s, %s, %s, damping %.3g, first tokens %.3g of their window\n",
             spec->gptq.static_groups ? "of the weights as they come" : "as errors are made good",
             spec->gptq.act_order ? "largest inputs first" : "in the order of columns",
             spec->gptq.sequential ? "four passes over the samples" : "one pass over the samples",
-            spec->gptq.damping);
+            spec->gptq.damping, spec->gptq.first_token);
 }
 
 static void print_segments(const qy_plan_t *plan, FILE *file)

@@ -79,7 +79,7 @@ typedef struct {
     struct {
         int init;
         bool static_groups, act_order, sequential;
-        double damping;
+        double damping, first_token;
         int64_t block_size;
     } gptq;
     struct {

@@ -42,7 +42,10 @@ qy_status_t qy_gptq_take(qy_gptq_t *g, const qy_plan_t *plan, qy_block_ap_t *var
     *g = (qy_gptq_t){.plan = plan,
                      .vars = vars,
                      .given_steps = plan->spec.gptq.static_groups,
-                     .plain = !qy_spec_has_gptq(&plan->spec)};
+                     .plain = !qy_spec_has_gptq(&plan->spec),
+                     .read_by_attention = plan->spec.quantize.method == QY_METHOD_GPTQ
+                                              ? qy_gptq_site(program, QY_LINEAR_K)
+                                              : -1};
     for (int i = 0; i < QY_N_LINEARS; i++) {
         const qy_linear_desc_t *d = &program->arch.linear[i];
         if (!d->present)
@@ -75,6 +78,23 @@ typedef struct {
     double began, last;
 } pass_t;
 
+/*
+ * What attention reads is not worth the same for every token: much of its weight, of all queries,
+ * goes to the first of a window, whose key and value the moments of all tokens hardly see. It counts
+ * as a share of the window here.
+ */
+static qy_status_t add_first_tokens(qy_gptq_t *g, int site, const qy_tensor_t *x, float scale,
+                                    qy_error_t *err)
+{
+    int64_t length = g->vars->f->length, rows = qy_tensor_rows(x);
+    double more = g->plan->spec.gptq.first_token * (double)(length - 1);
+    for (int64_t at = 0; at < rows && more > 0; at += length) {
+        qy_tensor_t token = qy_tensor_slice(x, at, 1);
+        QY_TRY(qy_gram(g->vars->f->dev, &g->h[site], &token, (float)(more * (double)scale), 1, err));
+    }
+    return QY_OK;
+}
+
 /* Adds a batch that has gone through the block to the moments of the sites [first, end). */
 static qy_status_t add_batch(qy_gptq_t *g, const qy_block_acts_t *acts, int first, int end,
                              int accumulate, qy_error_t *err)
@@ -91,6 +111,8 @@ static qy_status_t add_batch(qy_gptq_t *g, const qy_block_acts_t *acts, int firs
         seen = site;
         const qy_tensor_t *x = qy_block_value(&f->block, &f->params, acts, row->in);
         QY_TRY(qy_gram(f->dev, &g->h[site], x, scale, accumulate, err));
+        if (site == g->read_by_attention)
+            QY_TRY(add_first_tokens(g, site, x, scale, err));
     }
     return QY_OK;
 }

@@ -28,6 +28,7 @@ typedef struct {
     const int32_t *groups[QY_GPTQ_SITES];
     bool given_steps; /* steps are the caller's; else they are found when a group is reached */
     bool plain;       /* no moments, no errors made good: only the steps are found */
+    int read_by_attention; /* the site of q, k and v; −1: gptq.first_token is not the method's */
 } qy_gptq_t;
 
 /* Tensors into arena (which may only measure); vars has been taken. */

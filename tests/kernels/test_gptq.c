@@ -27,7 +27,7 @@ static double *whole_range(int64_t n, int64_t step)
 
 /* --- small ops ------------------------------------------------------------------------------- */
 
-static const int64_t gram_cases[][2] = {{1, 1}, {5, 3}, {7, 129}, {130, 64}, {300, 260}};
+static const int64_t gram_cases[][2] = {{1, 1}, {1, 260}, {5, 3}, {7, 129}, {130, 64}, {300, 260}};
 
 static void gram_of(double *h, const double *x, int64_t m, int64_t n, double scale, int twice)
 {
