@@ -80,8 +80,8 @@ typedef struct {
 
 /*
  * What attention reads is not worth the same for every token: much of its weight, of all queries,
- * goes to the first of a window, whose key and value the moments of all tokens hardly see. It counts
- * as a share of the window here.
+ * goes to the first of a window, whose key and value the moments of all tokens hardly see. It
+ * counts as a share of the window here.
  */
 static qy_status_t add_first_tokens(qy_gptq_t *g, int site, const qy_tensor_t *x, float scale,
                                     qy_error_t *err)
@@ -90,7 +90,8 @@ static qy_status_t add_first_tokens(qy_gptq_t *g, int site, const qy_tensor_t *x
     double more = g->plan->spec.gptq.first_token * (double)(length - 1);
     for (int64_t at = 0; at < rows && more > 0; at += length) {
         qy_tensor_t token = qy_tensor_slice(x, at, 1);
-        QY_TRY(qy_gram(g->vars->f->dev, &g->h[site], &token, (float)(more * (double)scale), 1, err));
+        QY_TRY(
+            qy_gram(g->vars->f->dev, &g->h[site], &token, (float)(more * (double)scale), 1, err));
     }
     return QY_OK;
 }

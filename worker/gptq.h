@@ -26,8 +26,8 @@ typedef struct {
     qy_tensor_t s, z;                          /* f32: a group's, the most rows */
     /* Host, borrowed: the group of each column of a site's layers; NULL: of consecutive columns. */
     const int32_t *groups[QY_GPTQ_SITES];
-    bool given_steps; /* steps are the caller's; else they are found when a group is reached */
-    bool plain;       /* no moments, no errors made good: only the steps are found */
+    bool given_steps;      /* steps are the caller's; else they are found when a group is reached */
+    bool plain;            /* no moments, no errors made good: only the steps are found */
     int read_by_attention; /* the site of q, k and v; −1: gptq.first_token is not the method's */
 } qy_gptq_t;
 

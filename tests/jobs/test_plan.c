@@ -409,7 +409,7 @@ static void test_gptq(void **state)
     other = make_plan(TINY_JOB "gptq: {damping: 0.02}\n", "quantize.method=gptq", 4);
     assert_string_not_equal(plan->hash, other->hash);
     qy_plan_destroy(&other);
-    other = make_plan(TINY_JOB "gptq: {first_token: 0}\n", "quantize.method=gptq", 4);
+    other = make_plan(TINY_JOB "gptq: {first_token: 0.1}\n", "quantize.method=gptq", 4);
     assert_string_not_equal(plan->hash, other->hash);
     qy_plan_destroy(&other);
     other = make_plan(TINY_JOB "rtn: {init: min-max}\n", "quantize.method=gptq", 4);
