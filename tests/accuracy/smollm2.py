@@ -28,6 +28,7 @@ PUBLISHED = "block_ap={init: min-max, lr_unit: absolute, shuffle: false}"
 def all_jobs():
     """name, bits, settings, whether tasks are scored; the most wanted first."""
     kinds = [("distill", [DISTILL], True), ("next", [NEXT], False), ("gptq", ["quantize.method=gptq"], False),
+             ("gptq-sink", ["quantize.method=gptq", "gptq={static_groups: true, act_order: true, first_token: 0.3}"], False),
              ("s30", ["quantize.segments=30", DISTILL], False), ("published", [PUBLISHED], False),
              ("rtn", ["quantize.method=rtn"], False), ("s4", ["quantize.segments=4", DISTILL], False),
              ("long", ["block_ap={epochs: 4}", DISTILL], False), ("norms", ["block_ap={norm_lr: 1.0e-4}"], False)]
