@@ -42,7 +42,9 @@ static qy_status_t open_all(eval_t *e, const char *path, const char *device, con
         return qy_fail(err, QY_ERR_ARG, "windows of %lld tokens: the model has %lld positions",
                        (long long)e->length, (long long)e->model->arch.max_positions);
     QY_TRY(qy_tokenizer_open(&e->tokenizer, model, err));
-    return qy_device_open(&e->dev, device, compute, threads, err);
+    QY_TRY(qy_device_open(&e->dev, device, compute, threads, err));
+    e->model->threads = e->dev->threads;
+    return QY_OK;
 }
 
 static void close_all(eval_t *e)

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/half.h"
 #include "model/checkpoint.h"
@@ -10,7 +11,12 @@
 enum {
     STORAGE_ALIGN = 64, /* bytes; every tensor of a storage starts on it */
     TENSOR_NAME_MAX = 160,
-    WIDEN_AT_ONCE = 2048
+    WIDEN_AT_ONCE = 2048,
+    /* A piece that one thread reads: so many elements, and a multiple of so many rows, so that
+     * heads of a GGUF file stay whole. */
+    PIECE_ELEMENTS = 1 << 18,
+    PIECE_ROWS = 128,
+    LARGE_PAGE = 2 << 20
 };
 
 void qy_model_tensor_name(char out[160], const qy_arch_t *arch, int64_t block, const char *name,
@@ -229,6 +235,7 @@ qy_status_t qy_model_open(qy_model_t **out, const char *dir, qy_error_t *err)
     QY_TRY_GOTO(refuse_quantized(dir, err), close_model);
     QY_TRY_GOTO(qy_st_open(&m->tensors, dir, err), close_model);
     QY_TRY_GOTO(check_tensors(m, err), close_model);
+    m->threads = 1;
     *out = m;
     return QY_OK;
 close_model:
@@ -282,16 +289,54 @@ static void widen_in_place(float *dst, int64_t n, widen_t widen)
     }
 }
 
+/* Elements [at, at + n) of a tensor. */
+static qy_status_t read_piece(const qy_model_t *m, const qy_st_entry_t *e, float *dst, int64_t at,
+                              int64_t n, qy_error_t *err)
+{
+    uint64_t first = (uint64_t)at, count = (uint64_t)n;
+    if (strcmp(e->dtype, "F32") == 0)
+        return qy_st_read(m->tensors, e, dst + at, 4 * first, 4 * count, err);
+    QY_TRY(qy_st_read(m->tensors, e, (char *)(dst + at) + 2 * n, 2 * first, 2 * count, err));
+    widen_in_place(dst + at, n, strcmp(e->dtype, "F16") == 0 ? qy_f16_widen : qy_bf16_widen);
+    return QY_OK;
+}
+
+/* By whole rows, which the tensors of a GGUF file are decoded by. */
 static qy_status_t read_tensor(const qy_model_t *m, const wanted_t *w, qy_error_t *err)
 {
     const qy_st_entry_t *e = qy_st_find(m->tensors, w->name);
-    int64_t n = qy_tensor_count(w->out);
-    float *dst = w->out->data;
-    if (strcmp(e->dtype, "F32") == 0)
-        return qy_st_read(m->tensors, e, dst, 0, e->bytes, err);
-    QY_TRY(qy_st_read(m->tensors, e, (char *)dst + 2 * n, 0, e->bytes, err));
-    widen_in_place(dst, n, strcmp(e->dtype, "F16") == 0 ? qy_f16_widen : qy_bf16_widen);
-    return QY_OK;
+    int64_t n = qy_tensor_count(w->out), row = qy_tensor_cols(w->out);
+    int64_t piece = (PIECE_ELEMENTS / row / PIECE_ROWS + 1) * PIECE_ROWS * row;
+    int64_t n_pieces = (n + piece - 1) / piece;
+    qy_status_t status = QY_OK;
+#pragma omp parallel for num_threads(m->threads) schedule(dynamic) if (n_pieces > 1)
+    for (int64_t i = 0; i < n_pieces; i++) {
+        int64_t at = i * piece, count = n - at < piece ? n - at : piece;
+        qy_error_t failed;
+        qy_status_t one = read_piece(m, e, w->out->data, at, count, &failed);
+        if (one != QY_OK) {
+#pragma omp critical(qy_weights)
+            {
+                status = one;
+                if (err)
+                    *err = failed;
+            }
+        }
+    }
+    return status;
+}
+
+/* Room for weights, in large pages where it is much: a block of a large model is a million small
+ * ones, each of them a fault. */
+static void *take_storage(size_t bytes)
+{
+    if (bytes < LARGE_PAGE)
+        return aligned_alloc(STORAGE_ALIGN, bytes);
+    size_t whole = (bytes + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
+    void *memory = aligned_alloc(LARGE_PAGE, whole);
+    if (memory)
+        (void)madvise(memory, whole, MADV_HUGEPAGE);
+    return memory;
 }
 
 /* One allocation for all that is wanted, and the values in it. *storage is the caller's to free. */
@@ -303,7 +348,7 @@ static qy_status_t read_wanted(void **storage, const qy_model_t *m, const wanted
         *list[i].out = qy_tensor_view(NULL, QY_F32, list[i].n_dims, list[i].shape);
         total += (qy_tensor_bytes(list[i].out) + STORAGE_ALIGN - 1) / STORAGE_ALIGN * STORAGE_ALIGN;
     }
-    char *base = aligned_alloc(STORAGE_ALIGN, total);
+    char *base = take_storage(total);
     if (!base)
         return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for %zu bytes of weights", m->dir, total);
     size_t used = 0;

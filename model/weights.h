@@ -15,6 +15,7 @@ typedef struct {
     char dir[QY_PATH_MAX];
     qy_arch_t arch;
     qy_st_set_t *tensors;
+    int threads; /* that read and widen; 1 unless whoever opened it says more */
     /* The last norm that takes the checkpoint's place (2 H: weights, biases); owned; NULL: none. */
     float *final_norm;
 } qy_model_t;

@@ -392,6 +392,7 @@ static qy_status_t measure(bench_t *b, qy_speed_t *out, qy_error_t *err)
     QY_TRY(qy_device_open(&b->dev, b->plan->spec.resources.device, b->plan->spec.resources.compute,
                           (int)b->plan->spec.resources.threads, err));
     QY_TRY(qy_model_open(&b->model, b->plan->spec.model, err));
+    b->model->threads = b->dev->threads;
     out->open_s += qy_now_s() - began;
     describe(b, out);
     QY_TRY(measure_pin(b, &out->pin, err));

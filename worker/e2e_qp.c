@@ -400,6 +400,7 @@ static qy_status_t open_all(e2e_t *e, qy_model_t **model, int64_t *step, qy_erro
 {
     QY_TRY(qy_device_open_recorded(&e->dev, e->plan, err));
     QY_TRY(qy_model_open(model, e->plan->spec.model, err));
+    (*model)->threads = e->dev->threads;
     QY_TRY(qy_finished_final_norm(e->plan, *model, err));
     return load(e, *model, step, err);
 }

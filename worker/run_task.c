@@ -96,6 +96,7 @@ static qy_status_t run(const qy_task_t *task, const qy_hooks_t *hooks, qy_result
     qy_fault_t fault = qy_fault_of(task, work.dev);
     with_fault.fault = &fault;
     QY_TRY_GOTO(qy_model_open(&work.model, plan->spec.model, err), close_device);
+    work.model->threads = work.dev->threads;
     status = task_functions[task->kind](&work, task, result, err);
     result->device_bytes = (int64_t)qy_device_peak(work.dev);
     qy_model_close(&work.model);
