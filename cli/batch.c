@@ -1,6 +1,7 @@
 #include "cli/batch.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,7 +97,7 @@ static void put_options(FILE *out, const qy_batch_t *b)
     if (b->cpus)
         fprintf(out, "#SBATCH --cpus-per-task=%" PRId64 "\n", b->cpus);
     fprintf(out, "#SBATCH --mem=%" PRId64 "M\n", node_mib(b));
-    if (b->plan->time.device[0])
+    if (b->plan->time.device[0] && isfinite(qy_plan_total_s(b->plan)))
         fprintf(out, "#SBATCH --time=%" PRId64 "\n", minutes(b->plan));
     fputs("#SBATCH --chdir=\"", out);
     fputs(b->folder, out);

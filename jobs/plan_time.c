@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "jobs/spec_table.h"
+#include "model/choices.h"
 #include "model/tokenizer.h"
 
 static const char *const phase_names[QY_N_TIME_PHASES] = {
@@ -21,6 +22,10 @@ enum { SAMPLE_BYTES = 1 << 18 };
 
 /* Where nothing better is known: bytes of a token, of text and of a file of ids. */
 static const double text_token_bytes = 4, ids_token_bytes = 4;
+
+/* Sequences of a zero-shot task, whose lengths are not known before it is tokenized, count as if
+ * they were cut into windows of at most this. */
+enum { TASK_LENGTH = 2048 };
 
 /* Bytes of a weight in a dense export. */
 static const double dense_bytes = 2;
@@ -229,20 +234,41 @@ static double e2e_s(const timing_t *t)
            steps * (micros + stages - 1) * stage;
 }
 
+/* How an evaluation is cut: windows of length, in so many ranges. */
+typedef struct {
+    double windows, length, ranges;
+} cut_t;
+
+static cut_t cut_text(const qy_plan_t *plan, int i, double tokens)
+{
+    int64_t length = plan->spec.evaluate[i].sequence_length;
+    double windows = floor(tokens / (double)length);
+    int64_t ranges = qy_plan_evaluate_ranges(plan, (int64_t)windows, length);
+    return (cut_t){windows, (double)length, (double)ranges};
+}
+
+/* Its last sequence is kept, however short, and ranges come from its tokens alone. */
+static cut_t cut_task(const qy_plan_t *plan, double tokens)
+{
+    double length = fmin(TASK_LENGTH, (double)plan->arch.max_positions);
+    double ranges = fmin(fmax(floor(tokens / QY_CHOICES_TOKENS), 1), QY_CHOICES_RANGES);
+    return (cut_t){ceil(tokens / length), length, ranges};
+}
+
 static double evaluate_s(const timing_t *t, const double tokens[QY_MAX_EVALUATE])
 {
     const qy_plan_t *plan = t->plan;
     double tasks_s = 0, n = 0;
     for (int i = 0; i < plan->spec.n_evaluate; i++) {
-        double length = (double)plan->spec.evaluate[i].sequence_length;
-        double windows = floor(tokens[i] / length);
-        double ranges = (double)qy_plan_evaluate_ranges(plan, (int64_t)windows, (int64_t)length);
+        int is_task = plan->spec.evaluate[i].task[0] != 0;
+        const cut_t cut = is_task ? cut_task(plan, tokens[i]) : cut_text(plan, i, tokens[i]);
         double all = (double)(plan->spec.e2e_qp.present ? QY_N_VARIANTS : QY_N_VARIANTS - 1);
-        double walk = walk_s(t, windows / ranges, length, t->blocks) + t->rim / t->speed->read +
-                      qy_head_flops(&plan->arch, windows / ranges * length) / t->speed->head;
-        n += all * ranges;
-        tasks_s += all * ranges * walk;
-        tasks_s += ranges * t->blocks * t->weights / t->speed->freeze; /* rounded plainly */
+        double windows = cut.windows / cut.ranges;
+        double walk = walk_s(t, windows, cut.length, t->blocks) + t->rim / t->speed->read +
+                      qy_head_flops(&plan->arch, windows * cut.length) / t->speed->head;
+        n += all * cut.ranges;
+        tasks_s += all * cut.ranges * walk;
+        tasks_s += cut.ranges * t->blocks * t->weights / t->speed->freeze; /* rounded plainly */
     }
     return n > 0 ? process_s(t, QY_TIME_EVALUATE) + spread_s(t, n, tasks_s / n) : 0;
 }

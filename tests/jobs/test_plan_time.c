@@ -153,6 +153,23 @@ static void test_open(void **state)
     assert_near(phase_s("quantize.segments=1", 1, &speed, QY_TIME_QUANTIZE), 1);
 }
 
+/* A zero-shot task has no sequence length of its own: its file's tokens count, in one range, for
+ * each variant; only products with the head take time here. */
+static void test_task(void **state)
+{
+    (void)state;
+    qy_speed_t speed = endless();
+    const char *set = "evaluate=[{name: a, task: " TEST_DATA "/tasks/kjv.mc.jsonl}]";
+    qy_plan_t *plan = make_plan(job, set, 1);
+    double length = (double)plan->arch.max_positions, window = qy_head_flops(&plan->arch, length);
+    assert_true(length <= 2048);
+    qy_plan_destroy(&plan);
+    speed.head = window;
+    double s = phase_s(set, 1, &speed, QY_TIME_EVALUATE) / QY_N_VARIANTS;
+    assert_true(s >= 1); /* not so for what is no number */
+    assert_near(s, round(s));
+}
+
 /* A pipeline of two stages needs three turns for two micro-batches. */
 static void test_pipeline(void **state)
 {
@@ -268,7 +285,7 @@ int main(void)
         cmocka_unit_test(test_forward),  cmocka_unit_test(test_open),
         cmocka_unit_test(test_pipeline), cmocka_unit_test(test_attention),
         cmocka_unit_test(test_scratch),  cmocka_unit_test(test_recorded),
-        cmocka_unit_test(test_cache),
+        cmocka_unit_test(test_cache),    cmocka_unit_test(test_task),
     };
     return cmocka_run_group_tests(tests, open_folder, close_folder);
 }

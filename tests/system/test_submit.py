@@ -2,7 +2,7 @@
 """quarry submit without a Slurm: the script for GPUs and CPUs, its shell syntax and quoting, what sbatch is called with; its
 exit code is passed on, and nothing is left behind where it refuses. usage: test_submit.py QUARRY"""
 import os, stat, subprocess, sys
-from quarry_job import run, scratch, write_job
+from quarry_job import DATA, run, scratch, write_job
 
 quarry = os.path.abspath(sys.argv[1])
 
@@ -32,6 +32,9 @@ with scratch() as folder:
         assert f"#SBATCH {line}\n" in text, (line, text)
     assert "launcher=(mpirun --bind-to none)" in text and "--set 'resources.device=cuda'" in text
     assert f"command=('{quarry}' run '{job}'" in text, text
+
+    task = f"evaluate=[{{name: kjv, task: {DATA}/tasks/kjv.mc.jsonl}}]"  # which has no sequence length
+    assert "#SBATCH --time=30\n" in script(job, "--gpus-per-node", "8", "--set", task, folder=folder, env=env)
 
     text = script(job, "--ranks-per-node", "2", "--launcher", "srun", "--cpus-per-rank", "3", "--set", "seed=3", "--attempts",
                   "5", folder=folder, env=env)
