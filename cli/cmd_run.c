@@ -10,6 +10,7 @@
 #include "cli/progress.h"
 #include "cli/verbs.h"
 #include "coordinator/dispatch.h"
+#include "coordinator/ledger.h"
 #include "coordinator/link_mpi.h"
 #include "coordinator/lock.h"
 #include "jobs/store.h"
@@ -31,7 +32,7 @@ typedef struct {
     int mpi, rank, n_ranks;
     char halt[QY_PATH_MAX]; /* rank 0's: a file of this name asks for a stop */
     double looked;          /* for it, last */
-    int alone;              /* the worker here has failed and the other ranks do not know */
+    int ended;              /* the run is over, and every rank is told so */
 } door_t;
 
 /* Now and then: the run directory may be on a busy file server. */
@@ -82,15 +83,15 @@ static qy_status_t loop(door_t *door, qy_server_t *server, qy_error_t *err)
         if (door->lock && qy_lock_lost(door->lock))
             return qy_fail(err, QY_ERR_IO, "another run has taken the run directory over");
         look_for_halt(door);
-        if (door->dispatch)
-            QY_TRY(qy_dispatch_poll(door->dispatch, door->stop, &done, err));
-        if (!left) {
-            qy_status_t status = qy_server_poll(server, &left, err);
-            door->alone = status != QY_OK;
+        if (door->dispatch) {
+            qy_status_t status = qy_dispatch_poll(door->dispatch, door->stop, &done, err);
+            door->ended = done;
             QY_TRY(status);
         }
+        if (!left)
+            QY_TRY(qy_server_poll(server, &left, err));
         if (!door->dispatch)
-            done = left;
+            done = door->ended = left;
         if (!done)
             qy_server_wait(server, NAP_MS);
     }
@@ -124,6 +125,7 @@ static void close_transports(transports_t *t)
     qy_link_destroy(&t->local_coordinator);
 }
 
+/* A failure before door->ended is this rank's alone: the others wait for it and do not know. */
 static qy_status_t work(const qy_plan_t *plan, door_t *door, qy_error_t *err)
 {
     transports_t t;
@@ -172,12 +174,24 @@ static qy_status_t prepare(const char *job, const char *const *overrides, int n_
     return status;
 }
 
-/* The run directory made ready and ours: lock, plan, device, tokens. */
+/* A damaged ledger is refused while all ranks still wait for the word to go on. */
+static qy_status_t check_ledger(const qy_plan_t *plan, qy_error_t *err)
+{
+    char path[QY_PATH_MAX];
+    qy_ledger_t *ledger = NULL;
+    QY_TRY(qy_store_ledger(path, plan, err));
+    QY_TRY(qy_ledger_open(&ledger, path, err));
+    qy_ledger_close(&ledger);
+    return QY_OK;
+}
+
+/* The run directory made ready and ours: lock, plan, ledger, device, tokens. */
 static qy_status_t enter(qy_plan_t *plan, qy_lock_t **lock, qy_error_t *err)
 {
     QY_TRY(qy_lock_take(lock, plan->spec.run_dir, err));
     QY_TRY(qy_plan_record(plan, err));
     QY_TRY(qy_store_prepare(plan, err));
+    QY_TRY(check_ledger(plan, err));
     QY_TRY(qy_device_record(plan, QUARRY_VERSION, err));
     return qy_store_make_tokens(plan, err);
 }
@@ -252,9 +266,9 @@ static int run_job(const char *job, const char *const *overrides, int n_override
         open_log(plan, door->rank);
     if (code == QY_EXIT_OK && work(plan, door, &err) != QY_OK) {
         qy_log(QY_LOG_ERROR, "run ends: %s", err.text);
-        code = door->rank == 0 || door->alone ? qy_door_error(&err, qy_door_exit(&err))
-                                              : qy_door_exit(&err);
-        if (door->mpi && door->n_ranks > 1 && door->alone) {
+        code = door->rank == 0 || !door->ended ? qy_door_error(&err, qy_door_exit(&err))
+                                               : qy_door_exit(&err);
+        if (door->mpi && door->n_ranks > 1 && !door->ended) {
             qy_lock_release(&door->lock);
             qy_mpi_abort(code);
         }

@@ -2,7 +2,7 @@
 """A task's process that crashes, is killed as by the OOM killer, or whose device fails costs one attempt of one task: the ledger
 says why, the job ends well, with the bytes of an undisturbed run. After a device failure a probe decides whether the rank goes on:
 one whose probe fails takes no more tasks and the others do the rest; with none left the run ends and says so. A rank that never
-comes up ends the launch. usage: test_faults.py QUARRY"""
+comes up ends the launch, and so does a rank 0 that cannot begin. usage: test_faults.py QUARRY"""
 import json, os, subprocess, sys, time
 import launch
 from quarry_job import random_llama, results, run, same_results, scratch, write_job
@@ -76,3 +76,21 @@ with scratch() as folder:
     code, out = run(["mpirun", "-n", "1", quarry, "run", job, "--quiet", ":", "-n", "1", "sleep", "200"], env=dict(launch.ENV, QUARRY_START_S="3"))
     assert code != 0 and "the ranks do not find each other" in out and time.time() - began < 60, f"exit {code} after {time.time() - began:.0f} s\n{out}"
     print(f"a rank that never comes up: the launch ends, after {time.time() - began:.1f} s")
+
+    # Rank 0 alone fails: before the others are told to go on, and after that.
+    run_dir = os.path.join(folder, "calm")
+    for name, words, want_code in (("ledger.jsonl", "Rename the ledger", 2), ("metrics.jsonl", "metrics.jsonl", 1)):
+        path = os.path.join(run_dir, name)
+        os.rename(path, path + ".away")
+        if name == "ledger.jsonl":
+            with open(path, "w") as out:
+                out.write("not an event\n" + open(path + ".away").read())
+        else:
+            os.mkdir(path)
+        code, out = launch.run(quarry, 2, calm, timeout=60)
+        assert code == want_code and words in out and not os.path.exists(os.path.join(run_dir, "lock.json")), f"exit {code}\n{out}"
+        os.remove(path) if os.path.isfile(path) else os.rmdir(path)
+        os.rename(path + ".away", path)
+        print(f"a rank 0 that cannot use {name}: the launch ends with {code}")
+    code, out = launch.run(quarry, 2, calm, timeout=60)
+    assert code == 0, f"exit {code}\n{out}"
