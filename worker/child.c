@@ -52,13 +52,21 @@ static char **clean_environment(void)
 
 static int spawn(pid_t *pid, int child_end, const char *log_path)
 {
-    char *const argv[] = {(char *)"quarry", (char *)"task", (char *)"--fd", (char *)"3", NULL};
+    char parent[24];
+    char *const argv[] = {(char *)"quarry",
+                          (char *)"task",
+                          (char *)"--fd",
+                          (char *)"3",
+                          (char *)"--parent",
+                          parent,
+                          NULL};
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
     sigset_t held; /* a request to stop waits until the child can hear it */
     char **environment = clean_environment();
     if (!environment)
         return ENOMEM;
+    snprintf(parent, sizeof parent, "%lld", (long long)getpid());
     sigemptyset(&held);
     sigaddset(&held, SIGINT);
     sigaddset(&held, SIGTERM);
@@ -226,11 +234,10 @@ void qy_child_destroy(qy_child_t **child)
 
 /* --- the child's side ------------------------------------------------------------------------ */
 
-qy_status_t qy_child_settle(qy_error_t *err)
+qy_status_t qy_child_settle(long long parent, qy_error_t *err)
 {
-    pid_t parent = getppid();
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (parent == 1 || getppid() != parent) /* it died before the signal was set */
+    if (getppid() != parent) /* it died before the signal was set; in a container it may be 1 */
         return qy_fail(err, QY_ERR_COMM, "the worker that started this task is gone");
     FILE *f = fopen("/proc/self/oom_score_adj", "we");
     if (f) {

@@ -1,10 +1,10 @@
 /*
- * Tasks in a child process: `quarry task --fd 3`, started from the main thread, one task after the
- * other in, progress and results out over a socket. A crash, a sticky GPU error or the OOM killer
- * takes the child and one attempt, not the rank. Each task opens plan, device and model and closes
- * them again; what stays from one to the next is what a process has loaded (a GPU's context and
- * kernels, about a second). The child dies with its parent, is the OOM killer's first choice, and
- * sees none of the launcher's environment or descriptors.
+ * Tasks in a child process: `quarry task --fd 3 --parent PID`, started from the main thread, one
+ * task after the other in, progress and results out over a socket. A crash, a sticky GPU error or
+ * the OOM killer takes the child and one attempt, not the rank. Each task opens plan, device and
+ * model and closes them again; what stays from one to the next is what a process has loaded (a
+ * GPU's context and kernels, about a second). The child dies with its parent, is the OOM killer's
+ * first choice, and sees none of the launcher's environment or descriptors.
  */
 #ifndef QY_WORKER_CHILD_H
 #define QY_WORKER_CHILD_H
@@ -41,9 +41,9 @@ void qy_child_destroy(qy_child_t **child);
 /* --- the child's side
  * ----------------------------------------------------------------------------- */
 
-/* Ties this process to its parent's life and offers it to the OOM killer. COMM where the parent is
- * gone. */
-qy_status_t qy_child_settle(qy_error_t *err);
+/* Ties this process to its parent's life and offers it to the OOM killer. parent: its pid, as it
+ * told on the command line. COMM where the parent is gone. */
+qy_status_t qy_child_settle(long long parent, qy_error_t *err);
 
 /* Reads tasks from fd, runs each until it is done or *stop ≠ 0, answers on fd; leaves after one
  * that did not end well, or where the worker has closed its end. */

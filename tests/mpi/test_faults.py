@@ -70,6 +70,15 @@ with scratch() as folder:
     assert code == 1 and "no worker is left of 1" in out and "a probe fails too" in out, f"exit {code}\n{out}"
     print(out.strip().splitlines()[-1])
 
+    # As the first process of a container; the other way round no task is done for a worker that is gone.
+    if subprocess.run(["unshare", "-pf", "true"], capture_output=True).returncode == 0:
+        job = write_job(folder, "first.yaml", "first", JOB, model=model)
+        code, out = run(["unshare", "-pf", quarry, "run", job, "--quiet"])
+        assert code == 0 and not same_results(want, results(os.path.join(folder, "first"))), f"exit {code}\n{out}"
+        print("a run that is process 1 of its namespace: its tasks are done")
+    code, out = run([quarry, "task", "--fd", "0", "--parent", "1"], stdin=subprocess.DEVNULL)
+    assert code == 1 and "the worker that started this task is gone" in out, f"exit {code}\n{out}"
+
     # A rank that never comes: the other does not wait for ever.
     began = time.time()
     job = write_job(folder, "alone.yaml", "alone", JOB, model=model)

@@ -1,6 +1,6 @@
 /* Tasks in a process of their own (worker/serve.h, worker/child.h): one process for all that end
  * well, which keeps nothing of them; a fresh one after any that does not. This program is its own
- * child: started as `… task --fd N` it serves tasks. */
+ * child: started as `… task --fd N --parent PID` it serves tasks. */
 #include <dirent.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -269,11 +269,12 @@ static void test_ends(void **state)
     }
 }
 
-static int serve_as_child(const char *fd)
+static int serve_as_child(const char *fd, const char *parent)
 {
     static atomic_int stop;
     qy_error_t error;
-    return qy_child_settle(&error) != QY_OK || qy_child_serve(atoi(fd), &stop, &error) != QY_OK;
+    return qy_child_settle(atoll(parent), &error) != QY_OK ||
+           qy_child_serve(atoi(fd), &stop, &error) != QY_OK;
 }
 
 int main(int argc, char **argv)
@@ -284,7 +285,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_failure),
         cmocka_unit_test(test_ends),
     };
-    if (argc == 4 && strcmp(argv[1], "task") == 0)
-        return serve_as_child(argv[3]);
+    if (argc == 6 && strcmp(argv[1], "task") == 0)
+        return serve_as_child(argv[3], argv[5]);
     return cmocka_run_group_tests(tests, open_folder, close_folder);
 }
