@@ -275,8 +275,6 @@ static int run_job(const char *job, const char *const *overrides, int n_override
     }
     if (code == QY_EXIT_OK && door->rank == 0 && qy_print_results(plan, stdout, &err) != QY_OK)
         code = qy_door_error(&err, QY_EXIT_FAILED);
-    if (door->mpi)
-        code = qy_mpi_agree(code);
     qy_lock_release(&door->lock);
     qy_plan_destroy(&plan);
     return code;
@@ -311,7 +309,5 @@ int qy_cmd_run(int argc, char **argv)
         qy_device_bind(place, n_places);
     }
     code = run_job(job, overrides, n_overrides, &door);
-    if (door.mpi)
-        qy_mpi_end();
-    return code;
+    return door.mpi ? qy_mpi_end(code) : code;
 }

@@ -3,11 +3,18 @@
 #include <limits.h>
 #include <mpi.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { TAG_MESSAGE = 1, START_S = 300 };
+#include "base/clock.h"
+
+enum { TAG_MESSAGE = 1, START_S = 300, END_S = 60 };
+
+/* That a message on its way to a rank that does not take it may keep this one at the end. */
+static const double last_words_s = 10;
 
 /* One message on its way out; MPI reads the bytes until the request is done. */
 typedef struct sending {
@@ -52,22 +59,22 @@ static void give_up(int signal_number)
     _exit(EXIT_FAILURE);
 }
 
-/* Seconds that MPI_Init may take: it waits for every rank of the launch, also for one that will
- * never come. */
-static unsigned start_s(void)
+/* Seconds to wait for the other ranks, from the environment or as usual. */
+static unsigned seconds_of(const char *name, unsigned usual)
 {
-    const char *text = getenv("QUARRY_START_S");
+    const char *text = getenv(name);
     long s = text ? strtol(text, NULL, 10) : 0;
-    return s > 0 && s < INT_MAX ? (unsigned)s : START_S;
+    return s > 0 && s < INT_MAX ? (unsigned)s : usual;
 }
 
+/* MPI_Init waits for every rank of the launch, also for one that will never come. */
 static qy_status_t init(qy_error_t *err)
 {
     struct sigaction action = {.sa_handler = give_up}, before;
     int provided;
     sigemptyset(&action.sa_mask);
     sigaction(SIGALRM, &action, &before);
-    alarm(start_s());
+    alarm(seconds_of("QUARRY_START_S", START_S));
     /* The heartbeat's thread never calls MPI. */
     qy_status_t status =
         check(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided), "MPI_Init", err);
@@ -95,9 +102,32 @@ int qy_mpi_place(int *n)
     return place;
 }
 
-void qy_mpi_end(void)
+/* Every rank has come here, as far as rank 0 would wait for it; the others wait for rank 0. */
+static int all_come(int rank)
 {
+    const struct timespec nap = {.tv_nsec = 1000000};
+    double end = qy_now_s() + seconds_of("QUARRY_END_S", END_S);
+    MPI_Request request;
+    int come = 0;
+    MPI_Ibarrier(MPI_COMM_WORLD, &request);
+    while (MPI_Test(&request, &come, MPI_STATUS_IGNORE) == MPI_SUCCESS && !come &&
+           (rank > 0 || qy_now_s() < end))
+        nanosleep(&nap, NULL);
+    return come;
+}
+
+int qy_mpi_end(int code)
+{
+    int rank = 0;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    code = qy_mpi_agree(code);
+    if (!all_come(rank)) {
+        fprintf(stderr, "quarry: the run is over, but a rank does not come to its end and is left "
+                        "behind; QUARRY_END_S says how long to wait\n");
+        qy_mpi_abort(code);
+    }
     MPI_Finalize();
+    return code;
 }
 
 void qy_mpi_abort(int code)
@@ -191,12 +221,14 @@ static qy_status_t poll(qy_link_t *link, int *peer, void **bytes, size_t *n, qy_
     return poll_mpi(l, peer, bytes, n, err);
 }
 
-/* Waits for what is on its way: the last message is the one that lets workers go. */
+/* Waits for what is on its way: the last message is the one that lets workers go. What a silent
+ * rank never takes stays MPI's. */
 static void destroy(qy_link_t *link)
 {
     link_mpi_t *l = (link_mpi_t *)link;
+    double end = qy_now_s() + last_words_s;
     int left = 1;
-    while (left > 0 && reap(l, &left, NULL) == QY_OK)
+    while (left > 0 && qy_now_s() < end && reap(l, &left, NULL) == QY_OK)
         ;
     MPI_Comm_free(&l->comm);
     free(l);

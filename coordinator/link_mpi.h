@@ -16,8 +16,10 @@ int qy_mpi_launched(void);
 qy_status_t qy_mpi_begin(int *rank, int *n_ranks, qy_error_t *err);
 /* This process's place among the *n of its node, from 0. All call it together. */
 int qy_mpi_place(int *n);
-/* Everybody is done. */
-void qy_mpi_end(void);
+/* Everybody is done: all return rank 0's code, and MPI ends. Where a rank does not come within 60 s
+ * ($QUARRY_END_S) of rank 0, as one that was given up as silent, rank 0 says so and ends the launch
+ * with its code. */
+int qy_mpi_end(int code);
 /* Ends all ranks of the launch at once; for failures in the midst of something that all do
  * together. */
 void qy_mpi_abort(int code);

@@ -17,6 +17,19 @@ def run(quarry, ranks, job, *settings, timeout=300):
     return quarry_job.run(command(quarry, ranks, job, *settings), env=ENV, timeout=timeout)
 
 
-def start(quarry, ranks, job, *settings):
-    return subprocess.Popen(command(quarry, ranks, job, *settings), env=ENV, start_new_session=True,
+def start(quarry, ranks, job, *settings, env=None):
+    return subprocess.Popen(command(quarry, ranks, job, *settings), env=dict(ENV, **(env or {})), start_new_session=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def rank_pids(job):
+    """The ranks of this job, in the order of their start."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = open(f"/proc/{pid}/cmdline").read().split("\0")
+        except OSError:
+            continue
+        if "mpirun" not in words[0] and job in words:
+            found.append(int(pid))
+    return sorted(found)

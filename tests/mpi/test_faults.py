@@ -2,8 +2,8 @@
 """A task's process that crashes, is killed as by the OOM killer, or whose device fails costs one attempt of one task: the ledger
 says why, the job ends well, with the bytes of an undisturbed run. After a device failure a probe decides whether the rank goes on:
 one whose probe fails takes no more tasks and the others do the rest; with none left the run ends and says so. A rank that never
-comes up ends the launch, and so does a rank 0 that cannot begin. usage: test_faults.py QUARRY"""
-import json, os, subprocess, sys, time
+comes up ends the launch, and so does a rank 0 that cannot begin; one that falls silent does not keep a run from its end. usage: test_faults.py QUARRY"""
+import json, os, signal, subprocess, sys, time
 import launch
 from quarry_job import random_llama, results, run, same_results, scratch, write_job
 
@@ -85,6 +85,23 @@ with scratch() as folder:
     code, out = run(["mpirun", "-n", "1", quarry, "run", job, "--quiet", ":", "-n", "1", "sleep", "200"], env=dict(launch.ENV, QUARRY_START_S="3"))
     assert code != 0 and "the ranks do not find each other" in out and time.time() - began < 60, f"exit {code} after {time.time() - began:.0f} s\n{out}"
     print(f"a rank that never comes up: the launch ends, after {time.time() - began:.1f} s")
+
+    # A rank that hangs while it has a task: the others do the rest, and the launch ends as the run does.
+    job, run_dir = write_job(folder, "silent.yaml", "silent", JOB, model=model), os.path.join(folder, "silent")
+    p = launch.start(quarry, 3, job, "resources.worker_timeout=5", env={"QUARRY_END_S": "2"})
+    while not (os.path.exists(os.path.join(run_dir, "ledger.jsonl")) and len(ledger(run_dir, "assign")) > 2):
+        assert p.poll() is None, p.communicate()[0]
+        time.sleep(0.01)
+    os.kill(launch.rank_pids(job)[1], signal.SIGSTOP)
+    try:
+        out, _ = p.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(p.pid, signal.SIGKILL)
+        sys.exit(f"a silent rank keeps the launch from its end\n{p.communicate()[0]}")
+    assert p.returncode == 0 and "a rank does not come to its end" in out, f"exit {p.returncode}\n{out}"
+    assert "silent for 5 s" in ledger(run_dir, "failed")[0]["text"] and not same_results(want, results(run_dir))
+    assert not os.path.exists(os.path.join(run_dir, "lock.json"))
+    print("a rank that falls silent: its task is done by another, and the launch ends with 0")
 
     # Rank 0 alone fails: before the others are told to go on, and after that.
     run_dir = os.path.join(folder, "calm")

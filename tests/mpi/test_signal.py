@@ -26,19 +26,6 @@ def has_metric(run_dir, *words):
         return False
 
 
-def rank_pids(job):
-    """The ranks of this job, in the order of their start."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            words = open(f"/proc/{pid}/cmdline").read().split("\0")
-        except OSError:
-            continue
-        if "mpirun" not in words[0] and job in words:
-            found.append(int(pid))
-    return sorted(found)
-
-
 def stop_once(ranks, job, run_dir, number, whom, words):
     p = launch.start(quarry, ranks, job)
     end = time.time() + 60
@@ -46,7 +33,7 @@ def stop_once(ranks, job, run_dir, number, whom, words):
         assert p.poll() is None and time.time() < end, f"never came to {words}: {p.communicate()[0]}"
         time.sleep(0.005)
     began = time.time()
-    os.kill(p.pid if whom == "mpirun" else rank_pids(job)[-1], number)
+    os.kill(p.pid if whom == "mpirun" else launch.rank_pids(job)[-1], number)
     out, _ = p.communicate(timeout=60)
     assert p.returncode == (1 if (number, whom) == (signal.SIGTERM, "mpirun") else 75) and "stopped on request" in out, f"{number} to {whom}: exit {p.returncode}\n{out}"
     return time.time() - began
