@@ -12,13 +12,18 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "worker/run_task.h"
 
 extern char **environ;
 
 enum { CHILD_FD = 3 };
+
+/* That a process may take to end: a GPU's context and hundreds of GB of memory are given back. */
+static const double end_s = 30;
 
 struct qy_child {
     pid_t pid; /* 0: reaped */
@@ -147,6 +152,15 @@ qy_status_t qy_child_give(qy_child_t *child, const qy_task_t *task, qy_error_t *
     return status;
 }
 
+double qy_child_cpu_s(const qy_child_t *child)
+{
+    clockid_t clock;
+    struct timespec t;
+    if (clock_getcpuclockid(child->pid, &clock) != 0 || clock_gettime(clock, &t) != 0)
+        return -1;
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 int qy_child_fd(const qy_child_t *child)
 {
     return child->fd;
@@ -184,6 +198,21 @@ static void describe(int wait_status, char how[64])
         snprintf(how, 64, "exit code %d", WEXITSTATUS(wait_status));
 }
 
+/* 1 where it has ended. In a call that nothing interrupts it does so, killed, only when that
+ * returns: then it is not waited for any longer. */
+static int reap(qy_child_t *child, int *wait_status)
+{
+    const struct timespec nap = {.tv_nsec = 1000000};
+    double end = qy_now_s() + end_s;
+    pid_t ended;
+    while ((ended = waitpid(child->pid, wait_status, WNOHANG)) == 0 && qy_now_s() < end)
+        nanosleep(&nap, NULL);
+    if (ended == 0)
+        kill(child->pid, SIGKILL);
+    child->pid = 0;
+    return ended != 0;
+}
+
 qy_status_t qy_child_poll(qy_child_t *child, qy_message_t *message, int *ended, char how[64],
                           qy_error_t *err)
 {
@@ -202,10 +231,10 @@ qy_status_t qy_child_poll(qy_child_t *child, qy_message_t *message, int *ended, 
     if (!child->closed)
         return QY_OK;
     int wait_status = 0;
-    while (waitpid(child->pid, &wait_status, 0) < 0 && errno == EINTR)
-        ;
-    child->pid = 0;
-    describe(wait_status, how);
+    if (reap(child, &wait_status))
+        describe(wait_status, how);
+    else
+        snprintf(how, 64, "its socket closed, but hangs");
     *ended = 1;
     return QY_OK;
 }
@@ -222,9 +251,9 @@ void qy_child_destroy(qy_child_t **child)
     if (!c)
         return;
     if (c->pid > 0) {
+        int wait_status;
         kill(c->pid, SIGKILL);
-        while (waitpid(c->pid, NULL, 0) < 0 && errno == EINTR)
-            ;
+        reap(c, &wait_status);
     }
     close(c->fd);
     free(c->buffer);

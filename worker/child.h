@@ -29,13 +29,17 @@ qy_status_t qy_child_give(qy_child_t *child, const qy_task_t *task, qy_error_t *
 qy_status_t qy_child_poll(qy_child_t *child, qy_message_t *message, int *ended, char how[64],
                           qy_error_t *err);
 
+/* Processor time that it has taken with all its threads, s; < 0 where that is not known. */
+double qy_child_cpu_s(const qy_child_t *child);
+
 /* To wait on with poll(2). */
 int qy_child_fd(const qy_child_t *child);
 
 /* Asks it to save what it is at and to answer with STOPPED. */
 void qy_child_stop(const qy_child_t *child);
 
-/* Kills it where it lives, reaps it, frees. */
+/* Kills it where it lives, reaps it, frees. One that a hung file system or device keeps from dying
+ * is left behind after 30 s. */
 void qy_child_destroy(qy_child_t **child);
 
 /* --- the child's side

@@ -13,6 +13,13 @@
 /* A worker that has nothing else to say says so this often. */
 static const double alive_interval_s = 1.0;
 
+/* Where polls are further apart, this process itself was away (suspended, or at other work). */
+static const double away_s = 1.0;
+
+/* A child that takes less of a processor than this does nothing: threads of a GPU's driver wake up
+ * now and then, whatever the task waits for. */
+static const double least_share = 1.0 / 6000;
+
 struct qy_server {
     const qy_plan_t *plan;
     qy_link_t *link;
@@ -25,6 +32,9 @@ struct qy_server {
     int probing;       /* the child looks whether the device, which has failed, works */
     qy_error_t device_error;
     double began, last_sent;
+    double looked;  /* at the busy child, last */
+    double quiet_s; /* that it has said and done nothing, as far as this process has looked */
+    double cpu_s;   /* that it had taken when it last said or did something */
     int halted; /* the child was told to stop: not one for another task */
     int asked;  /* the coordinator knows that this rank was asked to stop */
 };
@@ -118,6 +128,14 @@ static qy_status_t answer_probed(qy_server_t *s, const qy_error_t *probe, qy_err
     return answer_failure(s, &error, err);
 }
 
+/* The child has said or done something. */
+static void hear(qy_server_t *s)
+{
+    s->looked = qy_now_s();
+    s->quiet_s = 0;
+    s->cpu_s = s->child ? qy_child_cpu_s(s->child) : 0;
+}
+
 /* To the child that is there, or to a fresh one: also where that one has died since its last task,
  * which was nobody's attempt. */
 static qy_status_t hand_over(qy_server_t *s, const qy_task_t *task, qy_error_t *err)
@@ -141,6 +159,7 @@ static qy_status_t start_probe(qy_server_t *s, const qy_error_t *device_error, q
     s->probing = 1;
     if (hand_over(s, &probe, &error) != QY_OK)
         return answer_probed(s, &error, err);
+    hear(s);
     return QY_OK;
 }
 
@@ -182,6 +201,7 @@ static qy_status_t start_task(qy_server_t *s, const qy_message_t *message, qy_er
     if (hand_over(s, &s->task, &error) != QY_OK)
         return answer_failure(s, &error, err);
     s->busy = 1;
+    hear(s);
     return QY_OK;
 }
 
@@ -273,6 +293,7 @@ static qy_status_t poll_child(qy_server_t *s, qy_error_t *err)
         }
         if (!message.payload)
             return QY_OK;
+        hear(s);
         qy_status_t status = message.kind == QY_MSG_RESULT
                                  ? child_answered(s, &message, err)
                                  : send(s, message.kind, message.payload, message.bytes, err);
@@ -280,6 +301,31 @@ static qy_status_t poll_child(qy_server_t *s, qy_error_t *err)
         QY_TRY(status);
     }
     return QY_OK;
+}
+
+/* A child that neither says anything nor takes any processor time for resources.worker_timeout is
+ * stopped or hangs in a call: it is killed, and the task has failed. */
+static qy_status_t watch_child(qy_server_t *s, qy_error_t *err)
+{
+    double timeout = (double)s->plan->spec.resources.worker_timeout;
+    double now = qy_now_s(), gap = now - s->looked;
+    if (!s->busy || !s->child)
+        return QY_OK;
+    double cpu_s = qy_child_cpu_s(s->child);
+    if (cpu_s < 0 || cpu_s - s->cpu_s > least_share * timeout) {
+        hear(s);
+        return QY_OK;
+    }
+    s->looked = now;
+    s->quiet_s += gap < away_s ? gap : 0;
+    if (s->quiet_s <= timeout)
+        return QY_OK;
+    qy_error_t error;
+    qy_fail(&error, QY_ERR_CRASHED,
+            "the task's process has said and done nothing for %.0f s (resources.worker_timeout), "
+            "as where a file system or device hangs; see %.300s",
+            timeout, s->log_path);
+    return child_failed(s, &error, err);
 }
 
 qy_status_t qy_server_poll(qy_server_t *s, int *done, qy_error_t *err)
@@ -301,6 +347,7 @@ qy_status_t qy_server_poll(qy_server_t *s, int *done, qy_error_t *err)
         QY_TRY(status);
     }
     QY_TRY(poll_child(s, err));
+    QY_TRY(watch_child(s, err));
     if (!*done && qy_now_s() - s->last_sent > alive_interval_s)
         return send(s, QY_MSG_ALIVE, NULL, 0, err);
     return QY_OK;

@@ -252,6 +252,24 @@ static void test_failure(void **state)
     unsetenv("QUARRY_TEST_FAIL");
 }
 
+/* A process that hangs is killed; the next attempt has another. */
+static void test_hangs(void **state)
+{
+    (void)state;
+    worker_t w = open_worker();
+    w.plan->spec.resources.worker_timeout = 1;
+    serve_well(&w, QY_TASK_CAPTURE, 0, 1);
+    pid_t before = child_pid();
+    assert_int_equal(kill(before, SIGSTOP), 0);
+    qy_result_t failed = serve(&w, QY_TASK_CAPTURE, 1, 1);
+    assert_int_equal(failed.error.status, QY_ERR_CRASHED);
+    assert_non_null(strstr(failed.error.text, "nothing for 1 s"));
+    assert_int_equal(child_pid(), 0);
+    serve_well(&w, QY_TASK_CAPTURE, 1, 2);
+    assert_true(child_pid() > 0 && child_pid() != before);
+    close_worker(&w);
+}
+
 /* A stop request and E2E-QP, which wants the device for itself, end the idle process. */
 static void test_ends(void **state)
 {
@@ -280,9 +298,8 @@ static int serve_as_child(const char *fd, const char *parent)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_one_process),
-        cmocka_unit_test(test_dies_idle),
-        cmocka_unit_test(test_failure),
+        cmocka_unit_test(test_one_process), cmocka_unit_test(test_dies_idle),
+        cmocka_unit_test(test_failure),     cmocka_unit_test(test_hangs),
         cmocka_unit_test(test_ends),
     };
     if (argc == 6 && strcmp(argv[1], "task") == 0)
