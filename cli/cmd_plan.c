@@ -5,6 +5,7 @@
 #include "cli/door.h"
 #include "cli/estimate.h"
 #include "cli/verbs.h"
+#include "coordinator/lock.h"
 #include "jobs/finished.h"
 #include "jobs/served.h"
 #include "worker/memory.h"
@@ -53,6 +54,16 @@ static qy_status_t make(qy_plan_t **plan, const request_t *r, int64_t n_workers,
     return status;
 }
 
+/* Where no run is at work: its tasks read the plan anew. */
+static qy_status_t save(qy_plan_t *plan, qy_error_t *err)
+{
+    qy_lock_t *lock = NULL;
+    QY_TRY(qy_lock_take(&lock, plan->spec.run_dir, err));
+    qy_status_t status = qy_plan_record(plan, err);
+    qy_lock_release(&lock);
+    return status;
+}
+
 /* Everything that the verb does with a plan that stands. */
 static qy_status_t show(qy_plan_t *plan, const request_t *r, const numbers_t *n, bool *go,
                         qy_error_t *err)
@@ -62,7 +73,7 @@ static qy_status_t show(qy_plan_t *plan, const request_t *r, const numbers_t *n,
         QY_TRY(qy_estimate_calibrate(plan, err));
     qy_estimate(plan);
     if (r->save)
-        QY_TRY(qy_plan_record(plan, err));
+        QY_TRY(save(plan, err));
     qy_quant_form_t form = qy_plan_form(plan);
     qy_plan_print(plan, stdout);
     qy_served_print(&plan->arch, &form, n->batch,

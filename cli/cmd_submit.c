@@ -21,6 +21,9 @@ extern char **environ;
 /* CPUs for a rank with a GPU: it reads and widens weights, and moves activations. */
 enum { GPU_RANK_CPUS = 4 };
 
+/* Exit code of a shell that does not find a command. */
+enum { NO_COMMAND = 127 };
+
 typedef struct {
     const char *job, *nodes, *gpus, *ranks, *cpus, *idle, *launcher;
     const char *overrides[QY_DOOR_LIST + 1];
@@ -119,21 +122,52 @@ static qy_status_t make_script(qy_batch_t *b, const request_t *r, char **script,
     return status;
 }
 
-/* Plan and script into the run directory. */
-static qy_status_t record(qy_plan_t *plan, const char *path, const char *script, qy_error_t *err)
+static qy_status_t write_files(qy_plan_t *plan, const char *path, const char *script,
+                               qy_error_t *err)
 {
     char folder[QY_PATH_MAX], attempts[QY_PATH_MAX];
-    qy_lock_holder_t holder;
-    /* A lock of another job may be a dead one's, still warm: the script finds out. */
-    if (qy_lock_inspect(plan->spec.run_dir, &holder) && holder.live && !holder.slurm_job[0])
-        return qy_fail(err, QY_ERR_ARG, "%s: a run works here: host %s, pid %lld",
-                       plan->spec.run_dir, holder.host, (long long)holder.pid);
     QY_TRY(qy_path(folder, err, "%s/slurm", plan->spec.run_dir));
     QY_TRY(qy_path(attempts, err, "%s/attempts", folder));
     QY_TRY(qy_make_dirs(folder, err));
     QY_TRY(qy_plan_record(plan, err));
     unlink(attempts);
     return qy_file_write(path, script, strlen(script), err);
+}
+
+/* The lock is that of a Slurm job on another host, which is over by Slurm's word: it is only still
+ * warm. */
+static bool is_left_over(const char *run_dir)
+{
+    char command[128], answer[8];
+    qy_lock_holder_t holder;
+    if (!qy_lock_inspect(run_dir, &holder) || !holder.slurm_job[0] ||
+        strspn(holder.slurm_job, "0123456789") != strlen(holder.slurm_job))
+        return false;
+    snprintf(command, sizeof command,
+             "squeue -h -j %s -t RUNNING,SUSPENDED,COMPLETING -o %%i 2>/dev/null",
+             holder.slurm_job);
+    FILE *squeue = popen(command, "r");
+    if (!squeue)
+        return false;
+    bool at_work = fgets(answer, sizeof answer, squeue);
+    int code = pclose(squeue);
+    return !at_work && !(WIFEXITED(code) && WEXITSTATUS(code) == NO_COMMAND);
+}
+
+/* Plan and script into the run directory, where no run is at work: its tasks read the plan anew.
+ * fresh: nobody else's; then nothing is left behind by a failure. */
+static qy_status_t record(qy_plan_t *plan, const char *path, const char *script, int fresh,
+                          qy_error_t *err)
+{
+    qy_lock_t *lock = NULL;
+    qy_status_t status = qy_lock_take(&lock, plan->spec.run_dir, err);
+    if (status != QY_OK && !is_left_over(plan->spec.run_dir))
+        return status;
+    status = write_files(plan, path, script, err);
+    qy_lock_release(&lock);
+    if (status != QY_OK && fresh)
+        qy_remove_tree(plan->spec.run_dir, NULL);
+    return status;
 }
 
 /* sbatch [options] script; its messages and its exit code are the user's. */
@@ -181,11 +215,11 @@ static int submit(request_t *r, qy_batch_t *b)
     if (status == QY_OK && r->dry_run) {
         fputs(script, stdout);
     } else if (status == QY_OK) {
-        status = record(plan, path, script, &err);
+        status = record(plan, path, script, fresh, &err);
         code = status == QY_OK ? run_sbatch(r, path) : QY_EXIT_INPUT;
         if (code == QY_EXIT_OK)
             printf("run directory %s, output slurm/job-*.out in it\n", plan->spec.run_dir);
-        else if (fresh) /* nothing was started: leave nothing behind */
+        else if (fresh && status == QY_OK) /* nothing was started: leave nothing behind */
             qy_remove_tree(plan->spec.run_dir, NULL);
     }
     free(script);

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """quarry submit without a Slurm: the script for GPUs and CPUs, its shell syntax and quoting, what sbatch is called with; its
 exit code is passed on, and nothing is left behind where it refuses. usage: test_submit.py QUARRY"""
-import os, stat, subprocess, sys
-from quarry_job import DATA, run, scratch, write_job
+import json, os, stat, subprocess, sys
+from quarry_job import DATA, run, scratch, tree, write_job
 
 quarry = os.path.abspath(sys.argv[1])
 
@@ -64,6 +64,29 @@ with scratch() as folder:
     assert sorted(os.listdir(run_dir)) == ["job.yaml", "plan.json", "slurm"], os.listdir(run_dir)
     code, out = run(words, env=dict(env, FAIL="queue closed"))
     assert code == 7 and os.path.exists(os.path.join(run_dir, "plan.json")), "what was there before stays"
+
+    # A run at work, on another host or in a job of Slurm's: its tasks read job.yaml and plan.json anew.
+    lock, kept = os.path.join(run_dir, "lock.json"), tree(run_dir)
+    squeue = os.path.join(folder, "squeue")
+    with open(squeue, "w") as f:
+        f.write("#!/bin/sh\necho 4711\n")
+    os.chmod(squeue, 0o755)
+    for slurm_job in ("", "4711"):
+        with open(lock, "w") as f:
+            json.dump({"host": "elsewhere", "pid": 1, "start": 1, "boot": "", "slurm_job": slurm_job}, f)
+        for verb in ([quarry, "submit", job, "--ranks-per-node", "1"], [quarry, "plan", job, "--save"]):
+            code, out = run([*verb, "--set", "resources.worker_timeout=77"], env=env)
+            assert code == 2 and "another run works here: host elsewhere" in out, (code, out)
+            assert {k: v for k, v in tree(run_dir).items() if k != "lock.json"} == kept, verb
+    with open(squeue, "w") as f:  # by Slurm's word that job is over: its lock is only still warm
+        f.write("#!/bin/sh\n")
+    code, out = run(words, env=env)
+    assert code == 0 and os.path.exists(lock), (code, out)
+    os.utime(lock, (1, 1))
+    code, out = run([quarry, "plan", job, "--save", "--set", "resources.worker_timeout=77"], env=env)
+    assert code == 0 and "worker_timeout: 77" in open(os.path.join(run_dir, "job.yaml")).read(), (code, out)
+    assert not os.path.exists(lock)
+
     code, out = run(words, env=dict(env, PATH="/nowhere"))
     assert code == 1 and "sbatch: No such file" in out, (code, out)
     print("scripts for GPUs and CPUs, quoting, sbatch's options and exit code")
