@@ -101,12 +101,22 @@ static qy_status_t make_plan(qy_plan_t **plan, qy_batch_t *b, request_t *r, qy_e
     return status;
 }
 
+/* Its absolute path, under its own name: paths in it are read from the folder that it is named in,
+ * also where it is a link to a file elsewhere. */
+static qy_status_t job_path(char out[QY_PATH_MAX], const char *job, qy_error_t *err)
+{
+    char folder[QY_PATH_MAX];
+    const char *slash = strrchr(job, '/');
+    QY_TRY(qy_spec_base(folder, job, err));
+    return qy_path(out, err, "%s/%s", strcmp(folder, "/") == 0 ? "" : folder,
+                   slash ? slash + 1 : job);
+}
+
 /* The script with the paths of this process; the caller frees. */
 static qy_status_t make_script(qy_batch_t *b, const request_t *r, char **script, qy_error_t *err)
 {
-    char program[QY_PATH_MAX] = "", folder[QY_PATH_MAX];
-    char *job = realpath(r->job, NULL);
-    qy_status_t status = job ? QY_OK : qy_fail(err, QY_ERR_ARG, "%s: %s", r->job, strerror(errno));
+    char program[QY_PATH_MAX] = "", folder[QY_PATH_MAX], job[QY_PATH_MAX];
+    qy_status_t status = job_path(job, r->job, err);
     if (status == QY_OK && readlink("/proc/self/exe", program, sizeof program - 1) < 0)
         status = qy_fail(err, QY_ERR_IO, "/proc/self/exe: %s", strerror(errno));
     if (status == QY_OK)
@@ -118,7 +128,6 @@ static qy_status_t make_script(qy_batch_t *b, const request_t *r, char **script,
     b->n_overrides = r->n_overrides;
     if (status == QY_OK)
         status = qy_batch_script(b, script, err);
-    free(job);
     return status;
 }
 

@@ -51,6 +51,13 @@ with scratch() as folder:
     code, out = run([quarry, "submit", write_job(odd), "--ranks-per-node", "1", "--dry-run"], env=env)
     assert code == 2 and "cannot hold quotes" in out, (code, out)
 
+    # A link to a job: what is relative in it is so to the link's folder, in the script too.
+    os.mkdir(os.path.join(folder, "linked"))
+    link = os.path.join(folder, "linked", "link.yaml")
+    os.symlink(job, link)
+    text = script("linked/link.yaml", "--ranks-per-node", "1", folder=folder, env=env)
+    assert f"command=('{quarry}' run '{link}'" in text, text
+
     with open(os.path.join(folder, "sbatch"), "w") as f:
         f.write(SBATCH.format(folder=folder))
     os.chmod(f.name, os.stat(f.name).st_mode | stat.S_IXUSR)
