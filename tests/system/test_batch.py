@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The batch script of quarry submit, run without a Slurm: starts that only leave half-made things behind are starts that brought
-nothing. usage: test_batch.py QUARRY"""
+nothing, and a request to stop that comes before the launch is heard. usage: test_batch.py QUARRY"""
 import os, signal, stat, subprocess, sys, time
 from quarry_job import run, scratch, write_job
 
@@ -51,3 +51,27 @@ with scratch() as folder:
     first, second, third = job.start(), job.start(1), job.start(2)
     assert all("not requeued" not in out for out in (first, second)) and "not requeued, for 2 starts" in third, (first, second, third)
     print("starts that leave half-made things behind are counted as what they are")
+
+with scratch() as folder:
+    # While Slurm is told about the start, before anything is launched.
+    marks = f"cd '{folder}'; touch $1; while [ $1 = update ] && [ ! -e go ]; do sleep 0.05; done"
+    job = Job(folder, "--attempts", "1", mpirun=f"touch '{folder}/launched'; exit 1", scontrol=marks)
+    p = job.begin()
+    while not os.path.exists(os.path.join(folder, "update")):
+        time.sleep(0.02)
+    p.send_signal(signal.SIGUSR1)
+    open(os.path.join(folder, "go"), "w").close()
+    out = p.communicate(timeout=60)[0]
+    assert p.returncode == 75 and "USR1: saving" in out and out.endswith("requeued\n"), (p.returncode, out)
+    assert os.path.exists(os.path.join(folder, "requeue")) and not os.path.exists(os.path.join(folder, "launched")), out
+
+    # And in the midst of the launch, which passes it on.
+    job.mpirun("trap 'exit 75' USR1; touch launched; while :; do sleep 0.05; done")
+    p = job.begin(1)
+    while not os.path.exists(os.path.join(job.run_dir, "launched")):
+        assert p.poll() is None
+        time.sleep(0.02)
+    p.send_signal(signal.SIGUSR1)
+    out = p.communicate(timeout=60)[0]
+    assert p.returncode == 75 and "ends with exit code 75" in out, (p.returncode, out)
+    print("a request to stop is heard before the launch, which then does not happen, and in it")
