@@ -27,6 +27,8 @@ struct qy_lock {
     char path[QY_PATH_MAX];
     identity_t self;
     int fd; /* of lock.json as this run made it; its modification time is the heartbeat */
+    struct stat made; /* that file */
+    bool gone;        /* at the last look nothing had its name */
     bool lost, stop;
     pthread_t thread;
     pthread_mutex_t mutex;
@@ -121,7 +123,8 @@ static double seconds_between(struct timespec from, struct timespec to)
 }
 
 /* The lock under a name of this process alone, open. */
-static qy_status_t make_temp(const char *temp, const identity_t *self, int *out, qy_error_t *err)
+static qy_status_t make_temp(const char *temp, const identity_t *self, int *out, struct stat *made,
+                             qy_error_t *err)
 {
     char now[24];
     qy_utc(now);
@@ -140,7 +143,7 @@ static qy_status_t make_temp(const char *temp, const identity_t *self, int *out,
         goto free_text;
     }
     QY_TRY_GOTO(qy_write_all(fd, temp, text, strlen(text), err), close_file);
-    if (fsync(fd) != 0) {
+    if (fsync(fd) != 0 || fstat(fd, made) != 0) {
         status = qy_fail(err, QY_ERR_IO, "%s: fsync: %s", temp, strerror(errno));
         goto close_file;
     }
@@ -167,18 +170,22 @@ static qy_status_t refuse(const char *path, const identity_t *who, double age_s,
                    age_s > 0 ? age_s : 0.0);
 }
 
-/* The file under this name is the one that this run has open. */
-static bool is_ours(const qy_lock_t *lock, const char *path)
+typedef enum { OURS, ANOTHER, NOTHING, UNKNOWN } sight_t;
+
+/* What has this name: the file that this run made, or not; UNKNOWN where the file system does not
+ * say, as while its server fails over. */
+static sight_t look(const qy_lock_t *lock, const char *path)
 {
-    struct stat ours, there;
-    return fstat(lock->fd, &ours) == 0 && stat(path, &there) == 0 && ours.st_dev == there.st_dev &&
-           ours.st_ino == there.st_ino;
+    struct stat there;
+    if (stat(path, &there) != 0)
+        return errno == ENOENT ? NOTHING : UNKNOWN;
+    return lock->made.st_dev == there.st_dev && lock->made.st_ino == there.st_ino ? OURS : ANOTHER;
 }
 
 /* link(2) is atomic on shared file systems too, but its answer may be lost: the link is not. */
 static bool link_made(const qy_lock_t *lock, const char *temp, const char *path)
 {
-    return link(temp, path) == 0 || is_ours(lock, path);
+    return link(temp, path) == 0 || look(lock, path) == OURS;
 }
 
 /* Who holds path, and whether that is alive; false where nobody does. Both times are by the file
@@ -227,7 +234,7 @@ static qy_status_t take(qy_lock_t *lock, const char *temp, const char *second, q
         double age_s;
         bool live;
         qy_status_t status = QY_OK;
-        QY_TRY(make_temp(temp, &lock->self, &lock->fd, err));
+        QY_TRY(make_temp(temp, &lock->self, &lock->fd, &lock->made, err));
         bool taken = link_made(lock, temp, lock->path);
         call_errno = errno;
         if (!taken && judge(lock, lock->path, &who, &age_s, &live)) {
@@ -247,7 +254,20 @@ static qy_status_t take(qy_lock_t *lock, const char *temp, const char *second, q
                    strerror(call_errno), second);
 }
 
-/* Renewing goes to the open file, so a lock that was taken over is never touched. */
+/* Renewing goes to the open file, so a lock that was taken over is never touched. A name may be
+ * gone for a moment, where a directory is served anew: only twice in a row is it lost. */
+void qy_lock_renew(qy_lock_t *lock)
+{
+    sight_t sight = look(lock, lock->path);
+    pthread_mutex_lock(&lock->mutex);
+    lock->lost = lock->lost || sight == ANOTHER || (sight == NOTHING && lock->gone);
+    lock->gone = sight == NOTHING;
+    bool lost = lock->lost;
+    pthread_mutex_unlock(&lock->mutex);
+    if (!lost)
+        (void)futimens(lock->fd, NULL);
+}
+
 static void *heartbeat(void *argument)
 {
     qy_lock_t *lock = argument;
@@ -259,11 +279,8 @@ static void *heartbeat(void *argument)
         if (pthread_cond_timedwait(&lock->wake, &lock->mutex, &until) != ETIMEDOUT)
             continue;
         pthread_mutex_unlock(&lock->mutex);
-        bool lost = !is_ours(lock, lock->path);
-        if (!lost)
-            (void)futimens(lock->fd, NULL);
+        qy_lock_renew(lock);
         pthread_mutex_lock(&lock->mutex);
-        lock->lost = lock->lost || lost;
     }
     pthread_mutex_unlock(&lock->mutex);
     return NULL;
@@ -328,7 +345,7 @@ void qy_lock_release(qy_lock_t **lock)
     pthread_cond_signal(&l->wake);
     pthread_mutex_unlock(&l->mutex);
     pthread_join(l->thread, NULL);
-    if (is_ours(l, l->path))
+    if (look(l, l->path) == OURS)
         unlink(l->path);
     pthread_cond_destroy(&l->wake);
     pthread_mutex_destroy(&l->mutex);

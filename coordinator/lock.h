@@ -23,6 +23,9 @@ void qy_lock_release(qy_lock_t **lock);
  * a minute: nothing may be written any more. */
 bool qy_lock_lost(qy_lock_t *lock);
 
+/* A heartbeat, as the thread gives one; sees whether the lock is lost. */
+void qy_lock_renew(qy_lock_t *lock);
+
 /* What lock.json says of the run that holds it. */
 typedef struct {
     char host[64], slurm_job[32]; /* slurm_job empty outside Slurm */

@@ -247,6 +247,41 @@ static void test_taken_over(void **state)
     unlink(path);
 }
 
+/* A file server that does not answer, or has lost the name for a moment, is not another run. */
+static void test_not_seen(void **state)
+{
+    (void)state;
+    static const char other[] = "{\"host\":\"elsewhere\",\"pid\":1,\"start\":5,\"boot\":\"b\"}";
+    char away[QY_PATH_MAX];
+    qy_lock_t *lock = NULL;
+    assert_int_equal(qy_path(away, NULL, "%s.away", run_dir), QY_OK);
+    assert_int_equal(qy_lock_take(&lock, run_dir, NULL), QY_OK);
+    assert_int_equal(rename(run_dir, away), 0);
+    assert_int_equal(symlink(run_dir, run_dir), 0); /* ELOOP, as often as it is asked */
+    for (int i = 0; i < 3; i++) {
+        qy_lock_renew(lock);
+        assert_false(qy_lock_lost(lock));
+    }
+    unlink(run_dir);
+    qy_lock_renew(lock);
+    assert_false(qy_lock_lost(lock));
+    assert_int_equal(rename(away, run_dir), 0);
+    qy_lock_renew(lock);
+    assert_int_equal(unlink(path), 0);
+    qy_lock_renew(lock);
+    assert_false(qy_lock_lost(lock));
+    qy_lock_renew(lock);
+    assert_true(qy_lock_lost(lock));
+    qy_lock_release(&lock);
+
+    assert_int_equal(qy_lock_take(&lock, run_dir, NULL), QY_OK);
+    leave_lock(other, 0);
+    qy_lock_renew(lock);
+    assert_true(qy_lock_lost(lock));
+    qy_lock_release(&lock);
+    unlink(path);
+}
+
 /* Many at once on a stale lock: exactly one gets it. */
 static void test_race(void **state)
 {
@@ -299,6 +334,7 @@ int main(void)
         cmocka_unit_test(test_garbage),          cmocka_unit_test(test_left_over_temp),
         cmocka_unit_test(test_left_over_second), cmocka_unit_test(test_second_is_respected),
         cmocka_unit_test(test_taken_over),       cmocka_unit_test(test_race),
+        cmocka_unit_test(test_not_seen),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
