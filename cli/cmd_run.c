@@ -13,6 +13,7 @@
 #include "coordinator/ledger.h"
 #include "coordinator/link_mpi.h"
 #include "coordinator/lock.h"
+#include "jobs/plan_time.h"
 #include "jobs/store.h"
 #include "worker/device_record.h"
 #include "worker/memory.h"
@@ -168,8 +169,10 @@ static qy_status_t prepare(const char *job, const char *const *overrides, int n_
         status = qy_plan_make(plan, spec, n_workers, err);
     if (status == QY_OK)
         status = qy_memory_plan(*plan, err);
-    if (status == QY_OK)
+    if (status == QY_OK) {
         qy_estimate(*plan);
+        status = qy_plan_check_saves(*plan, err);
+    }
     free(spec);
     return status;
 }

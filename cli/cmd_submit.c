@@ -13,6 +13,7 @@
 #include "cli/estimate.h"
 #include "cli/verbs.h"
 #include "coordinator/lock.h"
+#include "jobs/plan_time.h"
 #include "jobs/spec_path.h"
 #include "worker/memory.h"
 
@@ -95,8 +96,10 @@ static qy_status_t make_plan(qy_plan_t **plan, qy_batch_t *b, request_t *r, qy_e
         status = qy_plan_make(plan, spec, b->nodes * b->ranks, err);
     if (status == QY_OK)
         status = qy_memory_plan(*plan, err);
-    if (status == QY_OK)
+    if (status == QY_OK) {
         qy_estimate(*plan);
+        status = qy_plan_check_saves(*plan, err);
+    }
     free(spec);
     return status;
 }

@@ -83,18 +83,10 @@ static bool scratch_holds(const verdict_t *v)
 
 static bool run_dir_holds(const verdict_t *v)
 {
-    const qy_plan_t *plan = v->plan;
-    char want[32], have[32];
-    double room;
-    if (!qy_plan_saves_bytes(plan) || qy_disk_free(&room, plan->spec.run_dir, NULL) != QY_OK ||
-        (double)plan->disk_bytes + (double)qy_plan_saves_bytes(plan) <= room)
+    qy_error_t err;
+    if (qy_plan_check_saves(v->plan, &err) == QY_OK)
         return true;
-    qy_plan_bytes_text(want, qy_plan_saves_bytes(plan));
-    qy_plan_bytes_text(have, (int64_t)room);
-    snprintf(v->text, v->size,
-             "no-go: saved streams need %s beside the run's files, the run directory's disk has %s "
-             "left; raise checkpoint.recompute_minutes or take more segments",
-             want, have);
+    snprintf(v->text, v->size, "no-go: %s", err.text);
     return false;
 }
 

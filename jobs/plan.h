@@ -72,8 +72,9 @@ typedef struct {
     } e2e;
 
     /* Peak bytes, one worker. cpu_bytes, gpu_bytes: what the device computes with, measured by
-     * worker/memory.h (0 before, and for a device that resources.device rules out); host_bytes: beside
-     * it; stream_bytes: both streams of a segment; disk: the run directory as a whole, without exports. */
+     * worker/memory.h (0 before, and for a device that resources.device rules out); host_bytes:
+     * beside it; stream_bytes: both streams of a segment; disk: the run directory as a whole, but
+     * for saved streams (jobs/plan_time.h). */
     int64_t element_bytes; /* of an activation; on a device yet unknown the CPU's, which needs more */
     int64_t cpu_bytes, gpu_bytes, host_bytes, stream_bytes, disk_bytes;
 

@@ -1,11 +1,13 @@
 /* Everything that can be refused before a run is started; nothing is written. */
 #include "jobs/finished.h"
 #include "jobs/plan_inner.h"
+#include "jobs/plan_time.h"
 #include "jobs/spec_table.h"
 #include "model/export.h"
 #include "model/tokenizer.h"
 
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -232,15 +234,35 @@ qy_status_t qy_plan_check(const qy_plan_t *plan, const qy_model_t *model, qy_err
 
 /* --- room ------------------------------------------------------------------------------------- */
 
+/* Bytes left for the run; a run that is continued has its files already, and needs no more. */
+static qy_status_t find_room(const qy_plan_t *plan, double *left, qy_error_t *err)
+{
+    char recorded[QY_PATH_MAX];
+    *left = INFINITY;
+    QY_TRY(qy_path(recorded, err, "%s/plan.json", plan->spec.run_dir));
+    return qy_file_exists(recorded) ? QY_OK : qy_disk_free(left, plan->spec.run_dir, err);
+}
+
+qy_status_t qy_plan_check_saves(const qy_plan_t *plan, qy_error_t *err)
+{
+    char want[32], have[32];
+    double left, saves = (double)qy_plan_saves_bytes(plan);
+    QY_TRY(find_room(plan, &left, err));
+    if (!plan->time.device[0] || saves == 0 || (double)plan->disk_bytes + saves <= left)
+        return QY_OK;
+    qy_plan_bytes_text(want, qy_plan_saves_bytes(plan));
+    qy_plan_bytes_text(have, left < 9e18 ? (int64_t)left : INT64_MAX);
+    return qy_fail(err, QY_ERR_ARG,
+                   "saved streams need %s beside the run's files, the run directory's disk has %s "
+                   "left; raise checkpoint.recompute_minutes or take more segments",
+                   want, have);
+}
+
 qy_status_t qy_plan_check_fit(const qy_plan_t *plan, qy_error_t *err)
 {
-    char recorded[QY_PATH_MAX], want[32], have[32];
+    char want[32], have[32];
     double left;
-    /* A run that is continued has its files already. */
-    QY_TRY(qy_path(recorded, err, "%s/plan.json", plan->spec.run_dir));
-    if (qy_file_exists(recorded))
-        return QY_OK;
-    QY_TRY(qy_disk_free(&left, plan->spec.run_dir, err));
+    QY_TRY(find_room(plan, &left, err));
     qy_plan_bytes_text(want, plan->disk_bytes);
     qy_plan_bytes_text(have, left < 9e18 ? (int64_t)left : INT64_MAX);
     if ((double)plan->disk_bytes > left)

@@ -150,10 +150,11 @@ static void print_bytes(const qy_plan_t *plan, FILE *file)
     }
     fprintf(file, "%-10s %s of host memory a worker beside that; its streams are %s\n", word, host,
             streams);
-    fprintf(file, "disk       %s at most in the run directory, without exports", disk);
+    fprintf(file, "disk       %s at most in the run directory%s", disk,
+            plan->spec.n_export ? ", exports included" : "");
     qy_plan_bytes_text(disk, qy_plan_saves_bytes(plan));
     if (qy_plan_saves_bytes(plan))
-        fprintf(file, "; %s for saved streams", disk);
+        fprintf(file, "; beside that %s for saved streams", disk);
     fprintf(file, "\n");
 }
 

@@ -79,6 +79,21 @@ static void size_memory(qy_plan_t *plan, const counts_t *n)
         plan->host_bytes = plus(plan->host_bytes, vars_bytes(n));
 }
 
+/* All formats: dense weights in f16, or codes with steps and zero points; embedding and head in
+ * f16. */
+static int64_t exports_bytes(const qy_plan_t *plan, const counts_t *n)
+{
+    const qy_arch_t *a = &plan->arch;
+    int64_t rim = times(times(a->vocab, a->hidden), a->tied_head ? F16 : 2 * F16), sum = 0;
+    for (int i = 0; i < plan->spec.n_export; i++) {
+        bool dense = strcmp(plan->spec.export_format[i], "hf") == 0;
+        int64_t block =
+            dense ? times(n->weights, F16) : plus(n->code_bytes, times(n->groups, 2 * F16));
+        sum = plus(sum, plus(rim, times(a->n_blocks, block)));
+    }
+    return sum;
+}
+
 static void size_disk(qy_plan_t *plan, const counts_t *n)
 {
     const qy_spec_t *spec = &plan->spec;
@@ -101,7 +116,7 @@ static void size_disk(qy_plan_t *plan, const counts_t *n)
         /* the newest two steps, while a third is written */
         sum = plus(sum, times(3 * blocks, times(n->groups, VARS * F32)));
     }
-    plan->disk_bytes = sum;
+    plan->disk_bytes = plus(sum, exports_bytes(plan, n));
 }
 
 /* The compute type decides; left open, the CPU's is assumed: it needs more. */

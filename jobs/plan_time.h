@@ -25,6 +25,10 @@ double qy_plan_total_s(const qy_plan_t *plan);
  * checkpoint.recompute_minutes. */
 int64_t qy_plan_saves_bytes(const qy_plan_t *plan);
 
+/* ARG where the run directory's disk has no room for them beside the run's files; where the pace is
+ * not known neither is whether they will be. */
+qy_status_t qy_plan_check_saves(const qy_plan_t *plan, qy_error_t *err);
+
 /* Share of a block's time that the device waits for a scratch disk of so many bytes/s. */
 double qy_plan_stream_wait(const qy_plan_time_t *time, double disk);
 

@@ -302,6 +302,13 @@ static void test_bytes(void **state)
     plan = make_plan(TINY_JOB, "quantize.segments=3", 1); /* two segment starts more */
     assert_int_equal(plan->disk_bytes, codes + 10 * 32 * 4 + 2 * save + f32);
     qy_plan_destroy(&plan);
+    /* what is exported: codes with 4 bytes a group, and dense; embedding and head */
+    plan = make_plan(TINY_JOB "quantize: {segments: 1}\n", "export=[gptq, hf]", 1);
+    int64_t rim = 2 * plan->arch.vocab * 256 * 2, packed = 6 * (weights / 4 + weights / 64 * 4);
+    assert_false(plan->arch.tied_head);
+    assert_int_equal(plan->disk_bytes,
+                     codes + 10 * 32 * 4 + 2 * save + rim + packed + rim + 6 * weights * 2);
+    qy_plan_destroy(&plan);
     plan = make_plan(TINY_JOB, "resources={device: cuda, host_cache: 1000}", 1);
     assert_int_equal(plan->element_bytes, 2);
     assert_int_equal(plan->stream_bytes, f32 / 2);

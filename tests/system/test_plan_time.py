@@ -2,7 +2,7 @@
 """quarry plan --calibrate measures in under a minute and keeps it in the user's cache; the estimate is in plan.json
 before the run and stays; a GPU that is too small and a disk that is asked for too much are no-go, exit 2.
 usage: test_plan_time.py QUARRY"""
-import json, os, resource, sys
+import json, os, resource, shutil, sys
 from quarry_job import run, scratch, write_job
 
 quarry = sys.argv[1]
@@ -58,4 +58,12 @@ with scratch() as folder:
     assert code == 0 and "while streams advance" in out and "for saved streams" in out, (code, out)
     code, out = run([quarry, "plan", job, *scratch, "checkpoint.recompute_minutes=100000"], env=env)
     assert code == 0 and "for saved streams" not in out, (code, out)
+
+    # A disk that holds the run's files, but not what it will save of its streams: refused before anything is started.
+    large = [*gpu, "--set", "calibration.samples=1000000", "--set", "calibration.sequence_length=256", "--set", "quantize.segments=1", "--set", "e2e_qp.samples=8",
+             "--set", "e2e_qp.sequence_length=32"]
+    small = shutil.disk_usage(folder).free < 5e11
+    for words in (["run", job, "--quiet"], ["submit", job, "--gpus-per-node", "1", "--dry-run"]) if small else ():
+        code, out = run([quarry, *words, *large], env=env)
+        assert code == 2 and "quarry: saved streams need" in out and not os.path.exists(f"{folder}/gpu"), (words, code, out)
     print("calibrated, estimated, recorded; go and no-go")
