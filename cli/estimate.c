@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/machine.h"
 #include "jobs/plan_time.h"
 #include "worker/calibrate.h"
 #include "worker/memory.h"
@@ -62,7 +63,7 @@ static bool scratch_holds(const verdict_t *v)
     char want[32], have[32], kept[32];
     double per_node = (double)v->per_node, cache = (double)spec->resources.host_cache, room = 0;
     if (cache <= 0) /* as the workers will choose */
-        cache = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / 2 / per_node;
+        cache = qy_machine_memory() / 2 / per_node;
     double rest = ((double)plan->stream_bytes - cache) * per_node;
     if (spec->resources.scratch_bytes > 0)
         room = (double)spec->resources.scratch_bytes;

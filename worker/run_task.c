@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/hash.h"
+#include "base/machine.h"
 #include "worker/device_record.h"
 
 static qy_status_t (*const task_functions[QY_N_TASK_KINDS])(const qy_work_t *, const qy_task_t *,
@@ -25,15 +26,14 @@ int64_t qy_forward_batch(int64_t length)
     return batch < 1 ? 1 : batch;
 }
 
-/* auto: half of the node's memory, for all workers on it. */
+/* auto: half of the memory that the node gives, for all workers on it. */
 double qy_work_host_cache(const qy_plan_t *plan)
 {
     if (plan->spec.resources.host_cache > 0)
         return (double)plan->spec.resources.host_cache;
     const char *text = getenv(QY_NODE_WORKERS);
     long workers = text ? strtol(text, NULL, 10) : 1;
-    return (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / 2 /
-           (double)(workers > 1 ? workers : 1);
+    return qy_machine_memory() / 2 / (double)(workers > 1 ? workers : 1);
 }
 
 /* XXH3 of a few texts that say whose something is. */

@@ -52,7 +52,8 @@ qy_status_t qy_work_stream(const qy_work_t *work, int64_t n, int64_t length, int
 /* Removes such a file, where there is one on this node. */
 void qy_work_stream_remove(const qy_plan_t *plan, const char *name);
 
-/* Bytes of resources.host_cache; auto: half of the node's memory, divided among its workers. */
+/* Bytes of resources.host_cache; auto: half of the node's memory, or of what the job's cgroup
+ * leaves of it, divided among the node's workers. */
 double qy_work_host_cache(const qy_plan_t *plan);
 
 /* Sequences in a forward-only batch of this length: enough rows to keep GEMMs busy. */
