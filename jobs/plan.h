@@ -88,13 +88,15 @@ typedef struct {
 qy_status_t qy_plan_make(qy_plan_t **out, const qy_spec_t *spec, int64_t n_workers, qy_error_t *err);
 void qy_plan_destroy(qy_plan_t **plan);
 
-/* Writes job.yaml and plan.json into the run directory; the plan recorded there must have this hash,
- * else ARG with the keys that differ. With an existing plan its segments and n_workers are taken over
- * into *plan before hashes are compared, where the spec says segments: auto. */
+/* Writes job.yaml, plan.json and the model's config.json into the run directory; the plan recorded
+ * there must have this hash, else ARG with the keys that differ. With an existing plan its segments
+ * and n_workers are taken over into *plan before hashes are compared, where the spec says segments:
+ * auto. */
 qy_status_t qy_plan_record(qy_plan_t *plan, qy_error_t *err);
 
-/* Reads back what qy_plan_record wrote (a task's child does), also where the folder has moved. Digests no
- * file again. FORMAT for a foreign or torn file, and for a job.yaml that is not the plan's. */
+/* Reads back what qy_plan_record wrote (a task's child does), also where the folder has moved, or
+ * the checkpoint. Digests no file again. FORMAT for a foreign or torn file, and for a job.yaml that
+ * is not the plan's. */
 qy_status_t qy_plan_load(qy_plan_t **out, const char *run_dir, qy_error_t *err);
 
 /* For people: blocks, segments, tasks, peak bytes. */

@@ -3,6 +3,7 @@
 #include "jobs/plan.h"
 #include "jobs/plan_inner.h"
 #include "jobs/store.h"
+#include "model/checkpoint.h"
 #include "model/json.h"
 
 #include <errno.h>
@@ -177,6 +178,22 @@ static qy_status_t write_changed(const char *path, const char *text, qy_error_t 
     return same ? QY_OK : qy_file_write(path, text, strlen(text), err);
 }
 
+/* The model's configuration beside the plan, for who looks at the run where the checkpoint is not.
+ */
+static qy_status_t record_config(const qy_plan_t *plan, qy_error_t *err)
+{
+    char path[QY_PATH_MAX], where[QY_PATH_MAX];
+    json_t *config = NULL;
+    QY_TRY(qy_path(path, err, "%s/config.json", plan->spec.run_dir));
+    QY_TRY(qy_checkpoint_config(&config, where, plan->spec.model, err));
+    char *text = json_dumps(config, JSON_INDENT(2));
+    json_decref(config);
+    qy_status_t status =
+        text ? write_changed(path, text, err) : qy_fail(err, QY_ERR_MEMORY, "plan: out of memory");
+    free(text);
+    return status;
+}
+
 qy_status_t qy_plan_record(qy_plan_t *plan, qy_error_t *err)
 {
     char plan_path[QY_PATH_MAX], job_path[QY_PATH_MAX], *plan_json = NULL, *job = NULL;
@@ -185,6 +202,7 @@ qy_status_t qy_plan_record(qy_plan_t *plan, qy_error_t *err)
     if (qy_file_exists(plan_path))
         QY_TRY(compare(plan, plan_path, err));
     QY_TRY(qy_make_dirs(plan->spec.run_dir, err));
+    QY_TRY(record_config(plan, err));
     qy_status_t status = qy_spec_write(&plan->spec, &job, err);
     if (status == QY_OK)
         status = plan_text(plan, &plan_json, err);
@@ -247,6 +265,16 @@ static qy_status_t read_spec(qy_spec_t *spec, const char *run_dir, qy_error_t *e
     return status;
 }
 
+/* From the checkpoint, or where that is not there from the run directory. */
+static qy_status_t read_arch(qy_arch_t *arch, const qy_spec_t *spec, qy_error_t *err)
+{
+    qy_status_t status = qy_arch_read(arch, spec->model, err);
+    if (status != QY_OK && !qy_file_exists(spec->model) &&
+        qy_arch_read(arch, spec->run_dir, NULL) == QY_OK)
+        return QY_OK;
+    return status;
+}
+
 qy_status_t qy_plan_load(qy_plan_t **out, const char *run_dir, qy_error_t *err)
 {
     char path[QY_PATH_MAX];
@@ -262,7 +290,7 @@ qy_status_t qy_plan_load(qy_plan_t **out, const char *run_dir, qy_error_t *err)
     if (status == QY_OK)
         status = read_spec(spec, run_dir, err);
     if (status == QY_OK)
-        status = qy_arch_read(&arch, spec->model, err);
+        status = read_arch(&arch, spec, err);
     if (status == QY_OK)
         status = qy_plan_new(&plan, spec, &arch, err);
     if (status == QY_OK)

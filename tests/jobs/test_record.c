@@ -337,6 +337,25 @@ static void test_resume(void **state)
     qy_plan_destroy(&loaded);
 }
 
+/* The checkpoint was moved, or is not mounted here: what the run looks like can still be told. */
+static void test_without_model(void **state)
+{
+    (void)state;
+    copy_model();
+    qy_plan_t *plan = make_plan(RUN_JOB, "model=$FOLDER/model", 3), *loaded = NULL;
+    OK(qy_remove_tree(path_of("run"), &err));
+    OK(qy_plan_record(plan, &err));
+    OK(qy_remove_tree(path_of("model"), &err));
+    OK(qy_plan_load(&loaded, path_of("run"), &err));
+    assert_same_plan(plan, loaded);
+    qy_plan_destroy(&loaded);
+    assert_int_equal(unlink(path_of("run/config.json")), 0); /* of a run before this was kept */
+    assert_refused("no model", qy_plan_load(&loaded, path_of("run"), &err), QY_ERR_IO,
+                   "model/config.json");
+    OK(qy_remove_tree(path_of("run"), &err));
+    qy_plan_destroy(&plan);
+}
+
 /* Files that are not what was written. */
 static void test_foreign(void **state)
 {
@@ -395,7 +414,7 @@ int main(void)
         cmocka_unit_test(test_hash_keys),       cmocka_unit_test(test_hash_content),
         cmocka_unit_test(test_large_shard),     cmocka_unit_test(test_digest_of_gguf),
         cmocka_unit_test(test_record_and_load), cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_foreign),
+        cmocka_unit_test(test_without_model),   cmocka_unit_test(test_foreign),
     };
     return cmocka_run_group_tests(tests, open_folder, close_folder);
 }

@@ -95,6 +95,15 @@ with scratch() as folder:
     assert code == 0 and "starts   2" in out and "\nquantize " in out, out
     code, out = run([quarry, "report", folder])
     assert code == 2 and "plan.json" in out, (code, out)
+
+    # Where the checkpoint is not: on a login node, or after it was moved.
+    job_yaml = os.path.join(run_dir, "job.yaml")
+    kept = open(job_yaml).read()
+    with open(job_yaml, "w") as f:
+        f.write(re.sub(r"^model: .*$", "model: /nowhere/model", kept, flags=re.M))
+    assert status(run_dir)["block"] == state["block"] and len(drawings(page(run_dir))) == len(charts)
+    with open(job_yaml, "w") as f:
+        f.write(kept)
     chromium = next((c for c in ("chromium", "chromium-browser", "google-chrome") if shutil.which(c)), None)
     if chromium:
         browse(chromium, run_dir, folder)

@@ -68,7 +68,7 @@ with scratch() as folder:
     assert code == 0 and out.startswith("Submitted batch job 12\n"), (code, out)
     called = open(os.path.join(folder, "called")).read().split("\n")[:-1]
     assert called == ["--partition=gpu", "--account", "lab", os.path.join(run_dir, "slurm/job.sbatch")], called
-    assert sorted(os.listdir(run_dir)) == ["job.yaml", "plan.json", "slurm"], os.listdir(run_dir)
+    assert sorted(os.listdir(run_dir)) == ["config.json", "job.yaml", "plan.json", "slurm"], os.listdir(run_dir)
     code, out = run(words, env=dict(env, FAIL="queue closed"))
     assert code == 7 and os.path.exists(os.path.join(run_dir, "plan.json")), "what was there before stays"
 
