@@ -63,7 +63,7 @@ def call(*argv, timeout=60, env=None):
     return p.returncode, p.stdout
 
 
-def wait_for(what, condition, seconds=60):
+def wait_for(what, condition, seconds=120):
     end = time.time() + seconds
     while time.time() < end:
         value = condition()
@@ -124,7 +124,7 @@ class Run:
         """Waits for the job to be on the queue again, where Slurm keeps it for some seconds."""
         wait_for(f"requeue of job {self.job}", lambda: int(self.show("Restarts") or 0) >= times)
 
-    def finish(self, state="COMPLETED", seconds=90):
+    def finish(self, state="COMPLETED", seconds=240):
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
         try:
             found = wait_for("the end", lambda: self.show("JobState") in over and self.show("JobState"), seconds)
