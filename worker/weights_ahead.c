@@ -22,9 +22,10 @@ static void *read_block(void *argument)
 }
 
 /* Without a thread the block is read when it is wanted. */
-static void start(qy_weights_ahead_t *a, int64_t block)
+static void start(qy_weights_ahead_t *a, const qy_model_t *model, int64_t block)
 {
     sigset_t all, before;
+    a->model = model;
     a->block = block;
     sigfillset(&all); /* signals are for the main thread */
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -63,11 +64,10 @@ qy_status_t qy_weights_ahead_take(qy_weights_ahead_t **ahead, const qy_model_t *
     qy_weights_ahead_t *a = *ahead;
     if (!a)
         return qy_fail(err, QY_ERR_MEMORY, "weights: out of host memory");
-    a->model = model;
     if (!finish(a, block, out, &status, err))
         status = qy_block_weights_read(out, model, block, err);
     if (status == QY_OK && block + 1 < end)
-        start(a, block + 1);
+        start(a, model, block + 1);
     return status;
 }
 

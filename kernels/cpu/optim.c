@@ -74,12 +74,12 @@ qy_status_t qy_cpu_step_begin(const qy_device_t *dev, qy_tensor_t *hyper, qy_ten
 
 /* n numbers with one unit: scale = inv_scale of the gradients, step = lr / bias1. */
 static QY_CLONES void adam_run(float *p, float *m, float *v, const float *g, int64_t n, float scale,
-                               float unit, float step, float bias2, float floor)
+                               float unit, float step, float bias2, float eps, float floor)
 {
     float rate = unit * step;
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
-        qy_adam_rule(p + i, m + i, v + i, g[i] * scale * unit, rate, bias2, floor);
+        qy_adam_rule(p + i, m + i, v + i, g[i] * scale * unit, rate, bias2, eps, floor);
 }
 
 /* n numbers, each with its own unit. */
@@ -88,7 +88,8 @@ static QY_CLONES void adam_each(float *p, float *m, float *v, const float *g, co
 {
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
-        qy_adam_rule(p + i, m + i, v + i, g[i] * scale * unit[i], unit[i] * step, bias2, floor);
+        qy_adam_rule(p + i, m + i, v + i, g[i] * scale * unit[i], unit[i] * step, bias2,
+                     (float)QY_ADAM_EPS_UNIT, floor);
 }
 
 qy_status_t qy_cpu_adamw(const qy_device_t *dev, qy_tensor_t *p, qy_tensor_t *m, qy_tensor_t *v,
@@ -112,7 +113,7 @@ qy_status_t qy_cpu_adamw(const qy_device_t *dev, qy_tensor_t *p, qy_tensor_t *m,
             adam_each(p_at, m_at, v_at, g_at, qy_f32(unit) + at, count, scale, step, bias2, floor);
         else
             adam_run(p_at, m_at, v_at, g_at, count, scale, unit ? qy_f32(unit)[r] : 1.0f, step,
-                     bias2, floor);
+                     bias2, (float)(unit ? QY_ADAM_EPS_UNIT : QY_ADAM_EPS), floor);
     }
     return QY_OK;
 }
@@ -121,7 +122,7 @@ qy_status_t qy_cpu_adamw(const qy_device_t *dev, qy_tensor_t *p, qy_tensor_t *m,
 typedef struct {
     float *w_hat, *w, *w_m, *w_v, *s, *s_m, *s_v, *z, *z_m, *z_v;
     const float *dw_hat, *unit;
-    float scale, w_step, q_step, bias2, q_max;
+    float scale, w_step, q_step, bias2, eps, q_max;
     int64_t n, n_groups; /* elements of a group, groups of a row */
     int train_zero;
 } update_t;
@@ -135,17 +136,17 @@ static QY_CLONES void update_row(const update_t *u, int64_t row)
         const float *g = u->dw_hat + j * u->n;
         float unit = u->unit ? u->unit[j] : 1.0f, w_rate = unit * u->w_step, scale = u->scale;
         float s = qy_step_used(u->s[j]), z = qy_zero_used(u->z[j], u->q_max), ds, dz;
-        float bias2 = u->bias2, q_max = u->q_max;
+        float bias2 = u->bias2, eps = u->eps, q_max = u->q_max;
         qy_group_sums(&ds, &dz, g, w, u->n, s, z, q_max);
 #pragma omp simd
         for (int64_t i = 0; i < u->n; i++) {
             float dw = qy_group_inside(w[i], s, z, q_max) ? g[i] : 0.0f;
-            qy_adam_rule(w + i, m + i, v + i, dw * scale * unit, w_rate, bias2, none);
+            qy_adam_rule(w + i, m + i, v + i, dw * scale * unit, w_rate, bias2, eps, none);
         }
         qy_adam_rule(u->s + j, u->s_m + j, u->s_v + j, ds * scale * unit, unit * u->q_step, bias2,
-                     none);
+                     eps, none);
         if (u->train_zero)
-            qy_adam_rule(u->z + j, u->z_m + j, u->z_v + j, dz * scale, u->q_step, bias2, none);
+            qy_adam_rule(u->z + j, u->z_m + j, u->z_v + j, dz * scale, u->q_step, bias2, eps, none);
         qy_group_fwd(u->w_hat + j * u->n, w, u->n, qy_step_used(u->s[j]),
                      qy_zero_used(u->z[j], q_max), q_max);
     }
@@ -177,6 +178,7 @@ qy_status_t qy_cpu_quant_update(const qy_device_t *dev, qy_tensor_t *w_hat, qy_q
         .w_step = h[QY_HYPER_LR_WEIGHT] / h[QY_HYPER_BIAS1],
         .q_step = h[QY_HYPER_LR_QUANT] / h[QY_HYPER_BIAS1],
         .bias2 = h[QY_HYPER_BIAS2],
+        .eps = (float)(unit ? QY_ADAM_EPS_UNIT : QY_ADAM_EPS),
         .q_max = qy_quant_max(bits),
         .n = qy_tensor_cols(&vars->w) / n_groups,
         .n_groups = n_groups,

@@ -77,6 +77,11 @@ qy_status_t qy_cuda_step_begin(const qy_device_t *dev, qy_tensor_t *hyper, qy_te
     return QY_OK;
 }
 
+__device__ static inline float eps_of(const float *unit)
+{
+    return (float)(unit ? QY_ADAM_EPS_UNIT : QY_ADAM_EPS);
+}
+
 struct adamw_t {
     float *p, *m, *v;
     const float *g, *unit, *hyper;
@@ -88,7 +93,7 @@ struct adamw_t {
         if (hyper[QY_HYPER_SKIP] != 0.0f)
             return;
         float scale = hyper[QY_HYPER_INV_SCALE], bias2 = hyper[QY_HYPER_BIAS2];
-        float step = hyper[lr_index] / hyper[QY_HYPER_BIAS1];
+        float step = hyper[lr_index] / hyper[QY_HYPER_BIAS1], eps = eps_of(unit);
         float pi[V], mi[V], vi[V], gi[V];
         load<V>(pi, p + i);
         load<V>(mi, m + i);
@@ -97,7 +102,7 @@ struct adamw_t {
 #pragma unroll
         for (int j = 0; j < V; j++) {
             float u = unit ? unit[(i + j) / per_unit] : 1.0f;
-            qy_adam_rule(pi + j, mi + j, vi + j, gi[j] * scale * u, u * step, bias2, floor);
+            qy_adam_rule(pi + j, mi + j, vi + j, gi[j] * scale * u, u * step, bias2, eps, floor);
         }
         store<V>(p + i, pi);
         store<V>(m + i, mi);
@@ -137,12 +142,12 @@ template <typename G, typename T> struct update_t {
 
 /* The step's numbers, read once by each thread. */
 struct rates_t {
-    float scale, w_step, q_step, bias2;
+    float scale, w_step, q_step, bias2, eps;
     bool skip;
-    __device__ explicit rates_t(const float *h)
+    __device__ rates_t(const float *h, const float *unit)
         : scale(h[QY_HYPER_INV_SCALE]), w_step(h[QY_HYPER_LR_WEIGHT] / h[QY_HYPER_BIAS1]),
           q_step(h[QY_HYPER_LR_QUANT] / h[QY_HYPER_BIAS1]), bias2(h[QY_HYPER_BIAS2]),
-          skip(h[QY_HYPER_SKIP] != 0.0f)
+          eps(eps_of(unit)), skip(h[QY_HYPER_SKIP] != 0.0f)
     {
     }
 };
@@ -161,9 +166,11 @@ struct group_t {
     /* outside: Σ g (1 − M); s_used: the step that the forward pass saw. */
     __device__ void update(float ds, float outside, float s_used, const rates_t &r, int train_zero)
     {
-        qy_adam_rule(&s, &s_m, &s_v, ds * r.scale * unit, unit * r.q_step, r.bias2, -INFINITY);
+        qy_adam_rule(&s, &s_m, &s_v, ds * r.scale * unit, unit * r.q_step, r.bias2, r.eps,
+                     -INFINITY);
         if (train_zero)
-            qy_adam_rule(&z, &z_m, &z_v, -s_used * outside * r.scale, r.q_step, r.bias2, -INFINITY);
+            qy_adam_rule(&z, &z_m, &z_v, -s_used * outside * r.scale, r.q_step, r.bias2, r.eps,
+                         -INFINITY);
     }
 
     template <typename G, typename T>
@@ -189,7 +196,7 @@ template <typename G, typename T, int K, int W>
 static __global__ void __launch_bounds__(THREADS) update_kernel(update_t<G, T> u)
 {
     const int TEAM = QY_LANES / W;
-    const rates_t rates(u.hyper);
+    const rates_t rates(u.hyper, u.unit);
     if (rates.skip)
         return;
     int64_t thread = blockIdx.x * (int64_t)THREADS + threadIdx.x, group = thread / TEAM;
@@ -214,7 +221,7 @@ static __global__ void __launch_bounds__(THREADS) update_kernel(update_t<G, T> u
             ds[i] += d.ds;
             outside[i] += d.outside;
             qy_adam_rule(&w[k][i], &m[k][i], &v[k][i], d.dw * rates.scale * q.unit, w_rate,
-                         rates.bias2, -INFINITY);
+                         rates.bias2, rates.eps, -INFINITY);
         }
         if (mine) {
             store<W>(u.w + at + QY_LANES * k, w[k]);
@@ -242,7 +249,7 @@ static __global__ void __launch_bounds__(THREADS) update_kernel(update_t<G, T> u
 template <typename G, typename T>
 static __global__ void __launch_bounds__(THREADS) update_any_kernel(update_t<G, T> u)
 {
-    const rates_t rates(u.hyper);
+    const rates_t rates(u.hyper, u.unit);
     if (rates.skip)
         return;
     int64_t thread = blockIdx.x * (int64_t)THREADS + threadIdx.x, group = thread / QY_LANES;
@@ -256,7 +263,7 @@ static __global__ void __launch_bounds__(THREADS) update_any_kernel(update_t<G, 
         ds += d.ds;
         outside += d.outside;
         qy_adam_rule(u.w + i, u.w_m + i, u.w_v + i, d.dw * rates.scale * q.unit,
-                     q.unit * rates.w_step, rates.bias2, -INFINITY);
+                     q.unit * rates.w_step, rates.bias2, rates.eps, -INFINITY);
     }
     q.update(lanes_sum_as_cpu(ds), lanes_sum_as_cpu(outside), s, rates, u.train_zero);
     s = qy_step_used(q.s);
