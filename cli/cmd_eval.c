@@ -39,7 +39,7 @@ static qy_status_t open_all(eval_t *e, const char *path, const char *device, con
     QY_TRY(e->plan ? qy_finished_final_norm(e->plan, e->model, err)
                    : qy_exported_read(&e->exported, e->model, err));
     if (e->length > e->model->arch.max_positions)
-        return qy_fail(err, QY_ERR_ARG, "windows of %lld tokens: the model has %lld positions",
+        return qy_fail(err, QY_ERR_ARG, "windows of %lld tokens (--sequence-length): the model has %lld positions",
                        (long long)e->length, (long long)e->model->arch.max_positions);
     QY_TRY(qy_tokenizer_open(&e->tokenizer, model, err));
     QY_TRY(qy_device_open(&e->dev, device, compute, threads, err));
@@ -77,13 +77,25 @@ typedef struct {
     int n_texts, n_tasks;
 } request_t;
 
+/* A window of one token scores none. */
+static qy_status_t read_length(const char *text, int64_t *length, qy_error_t *err)
+{
+    QY_TRY(qy_door_count("--sequence-length", text, length, err));
+    return *length >= 2 ? QY_OK
+                        : qy_fail(err, QY_ERR_ARG, "--sequence-length: %s is less than 2", text);
+}
+
 static int eval(const request_t *r)
 {
     qy_error_t err = {0};
-    eval_t e = {.length = r->n_texts ? strtoll(r->length, NULL, 10) : 0,
-                .text_bos = r->bos && strcmp(r->bos, "auto") == 0,
+    eval_t e = {.text_bos = r->bos && strcmp(r->bos, "auto") == 0,
                 .task_bos = !r->bos || strcmp(r->bos, "auto") == 0};
-    qy_status_t status = open_all(&e, r->model, r->device, r->compute, atoi(r->threads), &err);
+    int64_t threads = 0;
+    qy_status_t status = qy_door_count("--threads", r->threads, &threads, &err);
+    if (status == QY_OK && r->n_texts)
+        status = read_length(r->length, &e.length, &err);
+    if (status == QY_OK)
+        status = open_all(&e, r->model, r->device, r->compute, (int)threads, &err);
     int opened = status == QY_OK;
     if (status == QY_OK && r->n_tasks)
         status = eval_tasks(&e, r->tasks, r->n_tasks, r->items, &err);
@@ -99,7 +111,7 @@ static int eval(const request_t *r)
 
 int qy_cmd_eval(int argc, char **argv)
 {
-    request_t r = {.length = "2048", .device = "auto", .compute = "auto", .threads = "0"};
+    request_t r = {.length = "2048", .device = "auto", .compute = "auto"};
     int n_words;
     const qy_option_t options[] = {
         {.name = "--text",
@@ -129,10 +141,9 @@ int qy_cmd_eval(int argc, char **argv)
     if (code >= 0)
         return code;
     bool bos = !r.bos || strcmp(r.bos, "auto") == 0 || strcmp(r.bos, "none") == 0;
-    if (n_words == 1 && r.n_texts + r.n_tasks > 0 && strtoll(r.length, NULL, 10) >= 2 && bos)
+    if (n_words == 1 && r.n_texts + r.n_tasks > 0 && bos)
         return eval(&r);
-    fprintf(stderr,
-            "quarry eval: a model, --text or --task, a --sequence-length of at least 2, and "
-            "--bos auto or none are needed\n");
+    fprintf(stderr, bos ? "quarry eval: a model, and --text or --task are needed\n"
+                        : "quarry eval: --bos: expected auto or none\n");
     return QY_EXIT_INPUT;
 }

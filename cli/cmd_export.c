@@ -9,12 +9,41 @@
 #include "jobs/store.h"
 #include "model/export.h"
 
-/* Every name in "a,b,c" into dir/NAME, or into dir itself where there is one. */
-static qy_status_t export_each(const qy_plan_t *plan, char *formats, const char *dir, int overwrite,
+/* The names in "a,b,c" take the place of the plan's own exports. */
+static qy_status_t choose(qy_plan_t *plan, const char *formats, qy_error_t *err)
+{
+    qy_spec_t *spec = &plan->spec;
+    const char *at = formats;
+    for (spec->n_export = 0;; at++) {
+        size_t n = strcspn(at, ",");
+        if (n == 0 || n >= QY_FORMAT_NAME_MAX || spec->n_export == QY_MAX_EXPORT)
+            return qy_fail(err, QY_ERR_ARG,
+                           "--format: \"%s\" is no list of at most %d formats; known: %s", formats,
+                           QY_MAX_EXPORT, qy_exporter_names());
+        snprintf(spec->export_format[spec->n_export++], QY_FORMAT_NAME_MAX, "%.*s", (int)n, at);
+        at += n;
+        if (!*at)
+            return QY_OK;
+    }
+}
+
+/* Before the first is written, all are looked at. */
+static qy_status_t check_formats(const qy_plan_t *plan, qy_error_t *err)
+{
+    qy_model_t *model = NULL;
+    QY_TRY(qy_model_open(&model, plan->spec.model, err));
+    qy_status_t status = qy_plan_check_exports(plan, model, err);
+    qy_model_close(&model);
+    return status;
+}
+
+/* Every format into dir/NAME, or into dir itself where there is one. */
+static qy_status_t export_each(const qy_plan_t *plan, const char *dir, int overwrite,
                                qy_error_t *err)
 {
-    int several = strchr(formats, ',') != NULL;
-    for (char *rest = formats, *name; (name = strtok_r(rest, ",", &rest)) != NULL;) {
+    int several = plan->spec.n_export > 1;
+    for (int i = 0; i < plan->spec.n_export; i++) {
+        const char *name = plan->spec.export_format[i];
         char path[QY_PATH_MAX];
         QY_TRY(several ? qy_path(path, err, "%s/%s", dir, name) : qy_path(path, err, "%s", dir));
         QY_TRY(qy_export_of_run(plan, name, path, overwrite, 0, err));
@@ -60,14 +89,16 @@ int qy_cmd_export(int argc, char **argv)
     }
     qy_error_t err = {0};
     qy_plan_t *plan = NULL;
-    char *formats = strdup(format);
     qy_status_t status = qy_plan_load(&plan, run_dir, &err);
     if (status == QY_OK)
         status = check_finished(plan, &err);
+    if (status == QY_OK)
+        status = choose(plan, format, &err);
+    if (status == QY_OK)
+        status = check_formats(plan, &err);
     int started = status == QY_OK;
     if (status == QY_OK)
-        status = export_each(plan, formats, output, overwrite, &err);
-    free(formats);
+        status = export_each(plan, output, overwrite, &err);
     qy_plan_destroy(&plan);
     if (status == QY_OK)
         return QY_EXIT_OK;

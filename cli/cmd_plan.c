@@ -21,21 +21,12 @@ typedef struct {
     int64_t workers, per_node, batch, length;
 } numbers_t;
 
-static qy_status_t read_count(const char *name, const char *text, int64_t *out, qy_error_t *err)
-{
-    char *end = NULL;
-    *out = text ? strtoll(text, &end, 10) : 0;
-    if (text && (*end || end == text || *out < 1 || *out > 1 << 20))
-        return qy_fail(err, QY_ERR_ARG, "%s: \"%s\" is not a positive number", name, text);
-    return QY_OK;
-}
-
 static qy_status_t read_numbers(numbers_t *n, const request_t *r, qy_error_t *err)
 {
-    QY_TRY(read_count("--workers", r->workers, &n->workers, err));
-    QY_TRY(read_count("--workers-per-node", r->per_node, &n->per_node, err));
-    QY_TRY(read_count("--batch", r->batch, &n->batch, err));
-    QY_TRY(read_count("--length", r->length, &n->length, err));
+    QY_TRY(qy_door_count("--workers", r->workers, &n->workers, err));
+    QY_TRY(qy_door_count("--workers-per-node", r->per_node, &n->per_node, err));
+    QY_TRY(qy_door_count("--batch", r->batch, &n->batch, err));
+    QY_TRY(qy_door_count("--length", r->length, &n->length, err));
     if (n->per_node > n->workers)
         n->per_node = n->workers;
     return QY_OK;

@@ -33,23 +33,13 @@ typedef struct {
     int n_sbatch;
 } request_t;
 
-/* Positive, or 0 for NULL. */
-static qy_status_t read_count(const char *name, const char *text, int64_t *out, qy_error_t *err)
-{
-    char *end = NULL;
-    *out = text ? strtoll(text, &end, 10) : 0;
-    if (text && (*end || end == text || *out < 1 || *out > 1 << 20))
-        return qy_fail(err, QY_ERR_ARG, "%s: \"%s\" is not a positive number", name, text);
-    return QY_OK;
-}
-
 static qy_status_t read_numbers(qy_batch_t *b, const request_t *r, qy_error_t *err)
 {
-    QY_TRY(read_count("--nodes", r->nodes, &b->nodes, err));
-    QY_TRY(read_count("--gpus-per-node", r->gpus, &b->gpus, err));
-    QY_TRY(read_count("--ranks-per-node", r->ranks, &b->ranks, err));
-    QY_TRY(read_count("--cpus-per-rank", r->cpus, &b->cpus, err));
-    QY_TRY(read_count("--attempts", r->idle, &b->max_idle, err));
+    QY_TRY(qy_door_count("--nodes", r->nodes, &b->nodes, err));
+    QY_TRY(qy_door_count("--gpus-per-node", r->gpus, &b->gpus, err));
+    QY_TRY(qy_door_count("--ranks-per-node", r->ranks, &b->ranks, err));
+    QY_TRY(qy_door_count("--cpus-per-rank", r->cpus, &b->cpus, err));
+    QY_TRY(qy_door_count("--attempts", r->idle, &b->max_idle, err));
     if (!b->gpus && !b->ranks)
         return qy_fail(err, QY_ERR_ARG,
                        "--gpus-per-node is needed (one rank for each GPU), or --ranks-per-node for "

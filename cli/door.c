@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 int qy_door_error(const qy_error_t *err, int code)
@@ -86,6 +87,15 @@ int qy_door_options(int argc, char **argv, const char *usage, const qy_option_t 
         }
     }
     return -1;
+}
+
+qy_status_t qy_door_count(const char *name, const char *text, int64_t *out, qy_error_t *err)
+{
+    char *end = NULL;
+    *out = text ? strtoll(text, &end, 10) : 0;
+    if (text && (*end || end == text || *out < 1 || *out > 1 << 20))
+        return qy_fail(err, QY_ERR_ARG, "%s: \"%s\" is not a positive number", name, text);
+    return QY_OK;
 }
 
 static atomic_int stop_requested; /* set by a signal handler, read by several threads */

@@ -4,6 +4,7 @@
 #define QY_CLI_DOOR_H
 
 #include <stdatomic.h>
+#include <stdint.h>
 
 #include "base/status.h"
 
@@ -37,6 +38,9 @@ enum { QY_DOOR_LIST = 64 };
  */
 int qy_door_options(int argc, char **argv, const char *usage, const qy_option_t *options,
                     int n_options, const char **words, int max_words, int *n_words);
+
+/* The number of an option: positive, at most 2^20; 0 where text is NULL. ARG names the option. */
+qy_status_t qy_door_count(const char *name, const char *text, int64_t *out, qy_error_t *err);
 
 /* SIGINT, SIGTERM and SIGUSR1 ask for a stop, also those that were held back so far; the flag that
  * they set. */

@@ -9,6 +9,7 @@
 #include "jobs/spec.h"
 #include "jobs/task.h"
 #include "model/arch.h"
+#include "model/weights.h"
 
 enum { QY_MAX_SEGMENTS = 1024, QY_CAPTURE_RANGES = 16, QY_EVALUATE_RANGES = 8 };
 
@@ -134,5 +135,9 @@ double qy_qllm_rate(const qy_plan_t *plan, int64_t t);
  *   else    p (1 + cos(π (k−W)/max(1, S−W)))/2
  */
 double qy_e2e_rate(const qy_plan_t *plan, int64_t k);
+
+/* Whether the formats that spec.export_format names hold what the plan makes of this model; ARG or
+ * UNSUPPORTED with the format's name and the reason. */
+qy_status_t qy_plan_check_exports(const qy_plan_t *plan, const qy_model_t *model, qy_error_t *err);
 
 #endif

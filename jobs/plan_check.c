@@ -149,7 +149,7 @@ static qy_status_t check_e2e(const qy_plan_t *plan, qy_error_t *err)
     return check_batch("e2e_qp", spec->e2e_qp.batch_size, samples, err);
 }
 
-static qy_status_t check_exports(const qy_plan_t *plan, const qy_model_t *model, qy_error_t *err)
+qy_status_t qy_plan_check_exports(const qy_plan_t *plan, const qy_model_t *model, qy_error_t *err)
 {
     const qy_spec_t *spec = &plan->spec;
     const qy_quant_form_t form = qy_plan_form(plan);
@@ -227,7 +227,7 @@ qy_status_t qy_plan_check(const qy_plan_t *plan, const qy_model_t *model, qy_err
                            (long long)spec->calibration.samples);
     }
     QY_TRY(check_e2e(plan, err));
-    QY_TRY(check_exports(plan, model, err));
+    QY_TRY(qy_plan_check_exports(plan, model, err));
     QY_TRY(check_texts(plan, err));
     return check_run_dir(plan, err);
 }

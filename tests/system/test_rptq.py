@@ -57,6 +57,14 @@ with scratch() as folder:
     rtn = perplexity(go(folder, "rtn", "quantize.method=rtn", *rows))
     assert plain["stitched"] == rtn["stitched"], (plain, rtn)
 
+    # what no format holds is refused before anything is written, also behind a format that does
+    for name, formats, word in (("w4a4", "hf", "clusters"), ("rtn", "hf,awq", "awq"), ("rtn", "hf,hf", "twice"), ("rtn", "", "--format")):
+        code, out = run([quarry, "export", os.path.join(folder, name), "--format", formats, "--output", os.path.join(folder, "out")])
+        assert code == 2 and word in out and not os.path.exists(os.path.join(folder, "out")), f"{formats}: exit {code}\n{out}"
+    for words in (("--sequence-length", "2k"), ("--sequence-length", "1"), ("--threads", "abc")):
+        code, out = run([quarry, "eval", os.path.join(folder, "rtn"), "--text", few_lines(folder), *words])
+        assert code == 2 and words[0] in out, f"{words}: exit {code}\n{out}"
+
     # the official code's all-zero samples go along with the stream, also after a restart
     published = ("rptq={scheme: W4A4KV, compat: true}", "calibration.samples=2")
     want = results(go(folder, "published", *published))
