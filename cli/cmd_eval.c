@@ -6,6 +6,7 @@
 
 #include "cli/door.h"
 #include "cli/eval.h"
+#include "cli/exports.h"
 #include "cli/verbs.h"
 
 static qy_status_t read_block(void *context, int64_t block, qy_qblock_t *out, qy_error_t *err)
@@ -34,12 +35,15 @@ static qy_status_t open_all(eval_t *e, const char *path, const char *device, con
     QY_TRY(qy_path(plan_path, err, "%s/plan.json", path));
     if (qy_file_exists(plan_path))
         QY_TRY(qy_plan_load(&e->plan, path, err));
+    if (e->plan)
+        QY_TRY(qy_check_finished(e->plan, err));
     const char *model = e->plan ? e->plan->spec.model : path;
     QY_TRY(qy_model_open(&e->model, model, err));
     QY_TRY(e->plan ? qy_finished_final_norm(e->plan, e->model, err)
                    : qy_exported_read(&e->exported, e->model, err));
     if (e->length > e->model->arch.max_positions)
-        return qy_fail(err, QY_ERR_ARG, "windows of %lld tokens (--sequence-length): the model has %lld positions",
+        return qy_fail(err, QY_ERR_ARG,
+                       "windows of %lld tokens (--sequence-length): the model has %lld positions",
                        (long long)e->length, (long long)e->model->arch.max_positions);
     QY_TRY(qy_tokenizer_open(&e->tokenizer, model, err));
     QY_TRY(qy_device_open(&e->dev, device, compute, threads, err));

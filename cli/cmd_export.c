@@ -6,7 +6,6 @@
 #include "cli/door.h"
 #include "cli/exports.h"
 #include "cli/verbs.h"
-#include "jobs/store.h"
 #include "model/export.h"
 
 /* The names in "a,b,c" take the place of the plan's own exports. */
@@ -52,20 +51,6 @@ static qy_status_t export_each(const qy_plan_t *plan, const char *dir, int overw
     return QY_OK;
 }
 
-/* The stitched model must be there, and E2E-QP's last step where the plan has the phase. */
-static qy_status_t check_finished(const qy_plan_t *plan, qy_error_t *err)
-{
-    char path[QY_PATH_MAX];
-    QY_TRY(qy_store_model(path, plan, err));
-    if (!qy_store_has(path, plan, "model", NULL))
-        return qy_fail(err, QY_ERR_ARG, "%s is not finished: %s is not there", plan->spec.run_dir,
-                       path);
-    if (plan->spec.e2e_qp.present && qy_store_e2e_last(plan, err) != plan->e2e.steps)
-        return qy_fail(err, QY_ERR_ARG, "%s is not finished: E2E-QP has not ended",
-                       plan->spec.run_dir);
-    return QY_OK;
-}
-
 int qy_cmd_export(int argc, char **argv)
 {
     const char *run_dir = NULL, *format = NULL, *output = NULL;
@@ -91,7 +76,7 @@ int qy_cmd_export(int argc, char **argv)
     qy_plan_t *plan = NULL;
     qy_status_t status = qy_plan_load(&plan, run_dir, &err);
     if (status == QY_OK)
-        status = check_finished(plan, &err);
+        status = qy_check_finished(plan, &err);
     if (status == QY_OK)
         status = choose(plan, format, &err);
     if (status == QY_OK)

@@ -60,6 +60,7 @@ static qy_status_t show(qy_plan_t *plan, const request_t *r, const numbers_t *n,
                         qy_error_t *err)
 {
     char verdict[640];
+    QY_TRY(qy_plan_continue(plan, err));
     if (r->calibrate)
         QY_TRY(qy_estimate_calibrate(plan, err));
     qy_estimate(plan);

@@ -85,6 +85,8 @@ static qy_status_t make_plan(qy_plan_t **plan, qy_batch_t *b, request_t *r, qy_e
     if (status == QY_OK)
         status = qy_plan_make(plan, spec, b->nodes * b->ranks, err);
     if (status == QY_OK)
+        status = qy_plan_continue(*plan, err);
+    if (status == QY_OK)
         status = qy_memory_plan(*plan, err);
     if (status == QY_OK) {
         qy_estimate(*plan);

@@ -106,6 +106,19 @@ static qy_status_t make_card(const qy_plan_t *plan, char **text, qy_error_t *err
     return qy_fail(err, QY_ERR_MEMORY, "model card: out of memory");
 }
 
+qy_status_t qy_check_finished(const qy_plan_t *plan, qy_error_t *err)
+{
+    char path[QY_PATH_MAX];
+    QY_TRY(qy_store_model(path, plan, err));
+    if (!qy_store_has(path, plan, "model", NULL))
+        return qy_fail(err, QY_ERR_ARG, "%s is not finished: %s is not there", plan->spec.run_dir,
+                       path);
+    if (plan->spec.e2e_qp.present && qy_store_e2e_last(plan, err) != plan->e2e.steps)
+        return qy_fail(err, QY_ERR_ARG, "%s is not finished: E2E-QP has not ended",
+                       plan->spec.run_dir);
+    return QY_OK;
+}
+
 qy_status_t qy_export_of_run(const qy_plan_t *plan, const char *format, const char *dir,
                              int overwrite, int existing_ok, qy_error_t *err)
 {

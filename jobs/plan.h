@@ -89,6 +89,10 @@ typedef struct {
 qy_status_t qy_plan_make(qy_plan_t **out, const qy_spec_t *spec, int64_t n_workers, qy_error_t *err);
 void qy_plan_destroy(qy_plan_t **plan);
 
+/* Takes over what a run that is there has recorded, as its segments where they are auto; ARG where it
+ * is another run. Nothing is written. */
+qy_status_t qy_plan_continue(qy_plan_t *plan, qy_error_t *err);
+
 /* Writes job.yaml, plan.json and the model's config.json into the run directory; the plan recorded
  * there must have this hash, else ARG with the keys that differ. With an existing plan its segments
  * and n_workers are taken over into *plan before hashes are compared, where the spec says segments:

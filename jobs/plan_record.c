@@ -194,13 +194,19 @@ static qy_status_t record_config(const qy_plan_t *plan, qy_error_t *err)
     return status;
 }
 
+qy_status_t qy_plan_continue(qy_plan_t *plan, qy_error_t *err)
+{
+    char path[QY_PATH_MAX];
+    QY_TRY(qy_path(path, err, "%s/plan.json", plan->spec.run_dir));
+    return qy_file_exists(path) ? compare(plan, path, err) : QY_OK;
+}
+
 qy_status_t qy_plan_record(qy_plan_t *plan, qy_error_t *err)
 {
     char plan_path[QY_PATH_MAX], job_path[QY_PATH_MAX], *plan_json = NULL, *job = NULL;
     QY_TRY(qy_path(plan_path, err, "%s/plan.json", plan->spec.run_dir));
     QY_TRY(qy_path(job_path, err, "%s/job.yaml", plan->spec.run_dir));
-    if (qy_file_exists(plan_path))
-        QY_TRY(compare(plan, plan_path, err));
+    QY_TRY(qy_plan_continue(plan, err));
     QY_TRY(qy_make_dirs(plan->spec.run_dir, err));
     QY_TRY(record_config(plan, err));
     qy_status_t status = qy_spec_write(&plan->spec, &job, err);
@@ -285,6 +291,10 @@ qy_status_t qy_plan_load(qy_plan_t **out, const char *run_dir, qy_error_t *err)
     if (!spec)
         return qy_fail(err, QY_ERR_MEMORY, "plan: out of memory");
     qy_status_t status = qy_path(path, err, "%s/plan.json", run_dir);
+    if (status == QY_OK && !qy_file_exists(path))
+        status = qy_fail(err, QY_ERR_IO, "%s: %s", run_dir,
+                         qy_is_dir(run_dir) ? "is no run directory: it has no plan.json"
+                                            : "there is no such folder");
     if (status == QY_OK)
         status = open_record(&record, path, err);
     if (status == QY_OK)

@@ -224,9 +224,9 @@ qy_status_t qy_gguf_check_form(const qy_quant_form_t *form, const char *layer, i
                        layer, (long long)cols);
     return qy_fail(err, QY_ERR_UNSUPPORTED,
                    "gguf: %d-bit asymmetric weights lie up to %d steps from their zero point, and "
-                   "Q8_0, the widest of ggml's blocks, holds -128 to 127; symmetric weights or %d "
+                   "Q8_0, the widest of ggml's blocks, holds -128 to 127; symmetric weights or 6 "
                    "bits can be held",
-                   form->bits, (1 << form->bits) - 1, form->bits - 1);
+                   form->bits, (1 << form->bits) - 1);
 }
 
 /* --- a layer --- */

@@ -454,7 +454,7 @@ static void test_refusals(void **state)
     qy_quant_form_t form = {.bits = 8, .group = 64};
     assert_failed(gguf->check(&arch, &form, &err), QY_ERR_UNSUPPORTED,
                   "up to 255 steps from their zero point, and Q8_0, the widest of ggml's blocks, "
-                  "holds -128 to 127; symmetric weights or 7 bits can be held");
+                  "holds -128 to 127; symmetric weights or 6 bits can be held");
     form = (qy_quant_form_t){.bits = 4, .group = 16, .symmetric = true};
     assert_failed(
         gguf->check(&arch, &form, &err), QY_ERR_UNSUPPORTED,

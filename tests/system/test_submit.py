@@ -94,6 +94,11 @@ with scratch() as folder:
     assert code == 0 and "worker_timeout: 77" in open(os.path.join(run_dir, "job.yaml")).read(), (code, out)
     assert not os.path.exists(lock)
 
+    # what run would refuse is refused before anybody waits in a queue
+    for verb in ([quarry, "plan", job], [quarry, "submit", job, "--ranks-per-node", "1", "--dry-run"]):
+        code, out = run([*verb, "--set", "seed=99"], env=env)
+        assert code == 2 and "is another run: seed: 99" in out, (code, out)
+
     code, out = run(words, env=dict(env, PATH="/nowhere"))
     assert code == 1 and "sbatch: No such file" in out, (code, out)
     print("scripts for GPUs and CPUs, quoting, sbatch's options and exit code")
