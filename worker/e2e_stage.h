@@ -98,8 +98,8 @@ qy_status_t qy_e2e_stage_backward(qy_e2e_stage_t *s, int64_t m, int64_t n, qy_er
 /* Σ of squares of the gradients with respect to the trained variables, per block: sums[n], f32. */
 qy_status_t qy_e2e_stage_norms(qy_e2e_stage_t *s, float *sums, qy_error_t *err);
 
-/* AdamW of every step with rate lr at update k (from 0), gradients times clip (1/scale in it);
- * steps stay ≥ 2^-14. */
+/* AdamW of every step with rate lr at update k (from 0; updates that were skipped count in its bias
+ * correction), gradients times clip (1/scale in it); steps stay ≥ 2^-14. */
 qy_status_t qy_e2e_stage_update(qy_e2e_stage_t *s, int64_t k, double lr, float clip,
                                 qy_error_t *err);
 
