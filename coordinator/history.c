@@ -32,10 +32,11 @@ static void interrupt(qy_history_t *h, qy_run_phase_t *open, double began, doubl
     *open = QY_N_RUN_PHASES;
 }
 
+/* Something finished; the end of all too, where a finished run was started once more. */
 static int brings(const qy_entry_t *e)
 {
-    return e->kind == QY_LEDGER_BLOCK || e->kind == QY_LEDGER_DONE ||
-           (e->kind == QY_LEDGER_PHASE && e->seconds >= 0);
+    return (e->kind == QY_LEDGER_STOP && e->status == QY_OK) || e->kind == QY_LEDGER_BLOCK ||
+           e->kind == QY_LEDGER_DONE || (e->kind == QY_LEDGER_PHASE && e->seconds >= 0);
 }
 
 void qy_history_read(qy_history_t *out, const qy_ledger_t *ledger, double now)

@@ -138,6 +138,15 @@ static void test_idle(void **state)
     assert_int_equal(h.starts, 3);
     assert_int_equal(h.idle_starts, 2);
     qy_ledger_close(&ledger);
+
+    /* a run that has nothing left to do ends well */
+    const event_t again[] = {
+        {0, START(1)}, {1, {.kind = QY_LEDGER_STOP}}, {2, START(1)}, {3, {.kind = QY_LEDGER_STOP}}};
+    ledger = ledger_of(again, sizeof again / sizeof *again);
+    qy_history_read(&h, ledger, (double)NAN);
+    assert_int_equal(h.starts, 2);
+    assert_int_equal(h.idle_starts, 0);
+    qy_ledger_close(&ledger);
 }
 
 static void expect_span(const qy_span_t *span, const char *task, int rank, double from, double to,
