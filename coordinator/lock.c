@@ -3,8 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/thread.h"
 
 enum { HEARTBEAT_S = 10, STALE_S = 60, LOCK_BYTES_MAX = 4096, TAKE_TRIES = 50 };
 
@@ -289,17 +288,12 @@ static void *heartbeat(void *argument)
 static int start_heartbeat(qy_lock_t *lock)
 {
     pthread_condattr_t attributes;
-    sigset_t all, before;
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_mutex_init(&lock->mutex, NULL);
     pthread_cond_init(&lock->wake, &attributes);
     pthread_condattr_destroy(&attributes);
-    sigfillset(&all); /* signals are for the main thread */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = pthread_create(&lock->thread, NULL, heartbeat, lock);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return failed;
+    return qy_thread_start(&lock->thread, heartbeat, lock);
 }
 
 qy_status_t qy_lock_take(qy_lock_t **out, const char *run_dir, qy_error_t *err)

@@ -1,7 +1,5 @@
 #include "worker/block_save.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "jobs/store.h"
 
 enum { ITEM_ALIGN = 64 };
@@ -161,13 +160,9 @@ void qy_block_save_settle(qy_block_save_t *s)
 
 static qy_status_t start_thread(qy_block_save_t *s, qy_error_t *err)
 {
-    sigset_t all, before;
     if (s->started)
         return QY_OK;
-    sigfillset(&all); /* signals are for the main thread */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = pthread_create(&s->thread, NULL, serve, s);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int failed = qy_thread_start(&s->thread, serve, s);
     if (failed)
         return qy_fail(err, QY_ERR_MEMORY, "block %lld: no thread for checkpoints: %s",
                        (long long)s->block, strerror(failed));

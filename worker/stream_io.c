@@ -1,12 +1,11 @@
 #include "worker/stream_io.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/thread.h"
 
 /* Two of each: one computes a checksum while the other's transfer is with the disk. */
 enum { READERS = 2, WRITERS = 2, N_THREADS = READERS + WRITERS };
@@ -139,16 +138,12 @@ static void *writer(void *context)
 
 static qy_status_t start_threads(qy_stream_io_t *io, qy_error_t *err)
 {
-    sigset_t all, before;
     int code = 0;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the main thread's */
     while (io->n_threads < N_THREADS && !code) {
-        code = pthread_create(&io->threads[io->n_threads], NULL,
-                              io->n_threads < READERS ? reader : writer, io);
+        code = qy_thread_start(&io->threads[io->n_threads],
+                               io->n_threads < READERS ? reader : writer, io);
         io->n_threads += !code;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return code ? qy_fail(err, QY_ERR_MEMORY, "stream: no thread: %s", strerror(code)) : QY_OK;
 }
 

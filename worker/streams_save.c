@@ -1,11 +1,10 @@
 #include "worker/streams_save.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/thread.h"
 
 struct qy_streams_save {
     qy_stream_file_t file[QY_STREAMS_SAVED];
@@ -47,7 +46,6 @@ qy_status_t qy_streams_save_start(qy_streams_save_t **out,
                                   const qy_stream_file_t files[QY_STREAMS_SAVED],
                                   const qy_hooks_t *hooks, qy_error_t *err)
 {
-    sigset_t all, before;
     qy_streams_save_t *s = calloc(1, sizeof *s);
     if (!s)
         return qy_fail(err, QY_ERR_MEMORY, "saved streams: out of host memory");
@@ -56,10 +54,7 @@ qy_status_t qy_streams_save_start(qy_streams_save_t **out,
     atomic_init(&s->cancel, 0);
     pthread_mutex_init(&s->mutex, NULL);
     pthread_cond_init(&s->changed, NULL);
-    sigfillset(&all); /* signals are for the main thread */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = pthread_create(&s->thread, NULL, serve, s);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int failed = qy_thread_start(&s->thread, serve, s);
     if (failed) {
         discard(s);
         return qy_fail(err, QY_ERR_MEMORY, "saved streams: no thread: %s", strerror(failed));

@@ -1,8 +1,8 @@
 #include "worker/weights_ahead.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
+
+#include "base/thread.h"
 
 struct qy_weights_ahead {
     const qy_model_t *model;
@@ -24,16 +24,12 @@ static void *read_block(void *argument)
 /* Without a thread the block is read when it is wanted. */
 static void start(qy_weights_ahead_t *a, const qy_model_t *model, int64_t block)
 {
-    sigset_t all, before;
     a->model = model;
     a->block = block;
-    sigfillset(&all); /* signals are for the main thread */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    a->reading = pthread_create(&a->thread, NULL, read_block, a) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    a->reading = qy_thread_start(&a->thread, read_block, a) == 0;
 }
 
-/* What was read ahead, if it is this block. */
+/* What was read ahead, if it is this block; else it is dropped. */
 static int finish(qy_weights_ahead_t *a, int64_t block, qy_block_weights_t *out,
                   qy_status_t *status, qy_error_t *err)
 {
@@ -76,11 +72,7 @@ void qy_weights_ahead_free(qy_weights_ahead_t **ahead)
     qy_weights_ahead_t *a = *ahead;
     if (!a)
         return;
-    if (a->reading) {
-        pthread_join(a->thread, NULL);
-        if (a->status == QY_OK)
-            qy_block_weights_free(&a->weights);
-    }
+    finish(a, -1, NULL, NULL, NULL);
     free(a);
     *ahead = NULL;
 }
