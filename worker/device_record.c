@@ -10,32 +10,41 @@
 #include "kernels/device.h"
 #include "worker/memory.h"
 
-enum { RECORD_MAX = 64 << 10, NAME_MAX_BYTES = 16 };
+enum { RECORD_MAX = 64 << 10 };
 
 static const char *const keys[] = {"device", "model", "compute", "libraries", "build"};
 enum { N_KEYS = sizeof keys / sizeof *keys };
 
-/* The first n keys of the record against these values. */
-static qy_status_t compare(const char *path, const char *text, const char *const *values, int n,
-                           qy_status_t refusal, qy_error_t *err)
+static qy_status_t read_record(json_t **out, const char *path, qy_error_t *err)
 {
-    json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    char *text = NULL;
+    size_t bytes;
+    QY_TRY(qy_file_read(path, RECORD_MAX, &text, &bytes, err));
+    *out = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    free(text);
+    return *out
+               ? QY_OK
+               : qy_fail(err, QY_ERR_FORMAT, "%s: not JSON; remove it to record this device", path);
+}
+
+/* The record in the file of this path against a device; build NULL: whatever it is. */
+static qy_status_t check(const char *path, const json_t *root, const qy_device_t *dev,
+                         const char *build, qy_status_t refusal, qy_error_t *err)
+{
+    const char *values[N_KEYS] = {dev->kind, dev->model, qy_dtype_name(dev->compute),
+                                  dev->libraries, build};
     char host[64] = "?";
-    qy_status_t status = QY_OK;
-    if (!root)
-        return qy_fail(err, QY_ERR_FORMAT, "%s: not JSON; remove it to record this device", path);
     gethostname(host, sizeof host - 1);
-    for (int i = 0; i < n && status == QY_OK; i++) {
+    for (int i = 0; i < (build ? N_KEYS : N_KEYS - 1); i++) {
         const char *was = json_string_value(json_object_get(root, keys[i]));
         if (!was || strcmp(was, values[i]) != 0)
-            status = qy_fail(err, refusal,
-                             "%s: this run was begun with %s \"%s\", on host %s it is \"%s\": the "
-                             "bytes would differ. Take such a device, or another run_dir; remove "
-                             "the file only where it is the record that is wrong",
-                             path, keys[i], was ? was : "?", host, values[i]);
+            return qy_fail(err, refusal,
+                           "%s: this run was begun with %s \"%s\", on host %s it is \"%s\": the "
+                           "bytes would differ. Take such a device, or another run_dir; remove "
+                           "the file only where it is the record that is wrong",
+                           path, keys[i], was ? was : "?", host, values[i]);
     }
-    json_decref(root);
-    return status;
+    return QY_OK;
 }
 
 static qy_status_t record(const char *path, const char *const *values, qy_error_t *err)
@@ -52,28 +61,6 @@ static qy_status_t record(const char *path, const char *const *values, qy_error_
     return status;
 }
 
-/*
- * What the plan's device is in this run. "auto" has been decided by the first start: a GPU that is
- * gone by now is to say so itself.
- */
-static qy_status_t recorded_name(char name[NAME_MAX_BYTES], const qy_plan_t *plan, qy_error_t *err)
-{
-    char path[QY_PATH_MAX], *text = NULL;
-    size_t bytes;
-    snprintf(name, NAME_MAX_BYTES, "%s", plan->spec.resources.device);
-    if (strcmp(name, "auto") != 0)
-        return QY_OK;
-    QY_TRY(qy_path(path, err, "%s/device.json", plan->spec.run_dir));
-    QY_TRY(qy_file_read(path, RECORD_MAX, &text, &bytes, err));
-    json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
-    const char *was = json_string_value(json_object_get(root, keys[0]));
-    if (was)
-        snprintf(name, NAME_MAX_BYTES, "%s", was); /* else check() says what the record is */
-    json_decref(root);
-    free(text);
-    return QY_OK;
-}
-
 static qy_status_t open_device(qy_device_t **out, const qy_plan_t *plan, const char *name,
                                qy_error_t *err)
 {
@@ -88,18 +75,14 @@ static qy_status_t open_device(qy_device_t **out, const qy_plan_t *plan, const c
     return status;
 }
 
-/* Against the record in the run directory; build NULL: whatever it is. */
-static qy_status_t check(const qy_plan_t *plan, const qy_device_t *dev, const char *build,
-                         qy_status_t refusal, qy_error_t *err)
+/* The device that is to be what it was. */
+static qy_status_t check_file(const char *path, const qy_device_t *dev, const char *build,
+                              qy_error_t *err)
 {
-    char path[QY_PATH_MAX], *text = NULL;
-    size_t bytes;
-    QY_TRY(qy_path(path, err, "%s/device.json", plan->spec.run_dir));
-    QY_TRY(qy_file_read(path, RECORD_MAX, &text, &bytes, err));
-    const char *values[N_KEYS] = {dev->kind, dev->model, qy_dtype_name(dev->compute),
-                                  dev->libraries, build};
-    qy_status_t status = compare(path, text, values, build ? N_KEYS : N_KEYS - 1, refusal, err);
-    free(text);
+    json_t *root = NULL;
+    QY_TRY(read_record(&root, path, err));
+    qy_status_t status = check(path, root, dev, build, QY_ERR_ARG, err);
+    json_decref(root);
     return status;
 }
 
@@ -112,18 +95,30 @@ qy_status_t qy_device_record(const qy_plan_t *plan, const char *build, qy_error_
     const char *values[N_KEYS] = {dev->kind, dev->model, qy_dtype_name(dev->compute),
                                   dev->libraries, build};
     qy_status_t status =
-        qy_file_exists(path) ? check(plan, dev, build, QY_ERR_ARG, err) : record(path, values, err);
+        qy_file_exists(path) ? check_file(path, dev, build, err) : record(path, values, err);
     qy_device_close(&dev);
     return status;
 }
 
+/* "auto" has been decided by the first start: a GPU that is gone by now is to say so itself. */
+static const char *name_of(const qy_plan_t *plan, const json_t *root)
+{
+    const char *name = plan->spec.resources.device;
+    const char *was = json_string_value(json_object_get(root, keys[0]));
+    return strcmp(name, "auto") == 0 && was ? was : name;
+}
+
 qy_status_t qy_device_open_recorded(qy_device_t **out, const qy_plan_t *plan, qy_error_t *err)
 {
+    char path[QY_PATH_MAX];
+    json_t *root = NULL;
     qy_device_t *dev = NULL;
-    char name[NAME_MAX_BYTES];
-    QY_TRY(recorded_name(name, plan, err));
-    QY_TRY(open_device(&dev, plan, name, err));
-    qy_status_t status = check(plan, dev, NULL, QY_ERR_DEVICE, err);
+    QY_TRY(qy_path(path, err, "%s/device.json", plan->spec.run_dir));
+    QY_TRY(read_record(&root, path, err));
+    qy_status_t status = open_device(&dev, plan, name_of(plan, root), err);
+    if (status == QY_OK)
+        status = check(path, root, dev, NULL, QY_ERR_DEVICE, err);
+    json_decref(root);
     if (status == QY_OK)
         *out = dev;
     else
