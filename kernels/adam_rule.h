@@ -8,9 +8,15 @@
 #include "base/quant_rule.h"
 #include "kernels/optim.h"
 
+/* ε of an update whose rates are in these units; NULL: in none. */
+QY_RULE float qy_adam_eps(const float *unit)
+{
+    return (float)(unit ? QY_ADAM_EPS_UNIT : QY_ADAM_EPS);
+}
+
 /*
  * p, m, v in/out. g: gradient with respect to the trained variable p/unit; rate: unit (lr/bias1);
- * eps: QY_ADAM_EPS, or QY_ADAM_EPS_UNIT where rates are in units.
+ * eps: qy_adam_eps.
  * Each product and sum is rounded on its own: no fused multiply-add.
  */
 QY_RULE void qy_adam_rule(float *p, float *m, float *v, float g, float rate, float bias2,

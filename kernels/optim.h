@@ -63,7 +63,8 @@ qy_status_t qy_step_begin(const qy_device_t *dev, qy_tensor_t *hyper, qy_tensor_
 /*
  * g' = g inv_scale unit;  m = β1 m + (1−β1) g';  v = β2 v + (1−β2) g'²;
  * p = max(p − unit (lr/bias1) m / (sqrt(v)/bias2 + ε), floor);   nothing where hyper.skip is 1.
- * So p/unit is the trained variable (unit NULL: 1), and ε is QY_ADAM_EPS_UNIT (QY_ADAM_EPS).  floor −INFINITY: none.
+ * So p/unit is the trained variable (unit NULL: 1), and ε is QY_ADAM_EPS_UNIT (QY_ADAM_EPS).
+ * floor  −INFINITY: none.
  * p, m, v  in/out  f32 (n).   g  in  f32 (n).   unit  in  f32 (n / k): one for k consecutive elements
  * Source: Loshchilov and Hutter, arXiv:1711.05101, algorithm 2 with λ = 0, as torch.optim.AdamW.
  */

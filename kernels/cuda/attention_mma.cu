@@ -352,11 +352,16 @@ static qy_status_t forward(const qy_device_t *dev, const attention_t &a, qy_erro
                   err);
 }
 
+/* Keys and values, two steps of queries and gradients, and of their lse and delta. */
+template <int D, int DKV> static size_t dkv_bytes()
+{
+    return tile_bytes<D>(2 * DKV_OWN + 4 * DKV) + 4 * DKV * sizeof(float);
+}
+
 template <typename T, int D, int DQ, int DKV>
 static qy_status_t backward_with(const qy_device_t *dev, const attention_t &a, qy_error_t *err)
 {
-    size_t dkv_bytes = tile_bytes<D>(2 * DKV_OWN + 4 * DKV) + 4 * DKV * sizeof(float);
-    QY_TRY(launch(dev, dkv_kernel<T, D, DKV>, a, DKV_OWN, a.n_kv, dkv_bytes, err));
+    QY_TRY(launch(dev, dkv_kernel<T, D, DKV>, a, DKV_OWN, a.n_kv, dkv_bytes<D, DKV>(), err));
     return launch(dev, dq_kernel<T, D, DQ>, a, DQ_OWN, a.h, tile_bytes<D>(2 * DQ_OWN + 4 * DQ),
                   err);
 }
@@ -365,11 +370,9 @@ static qy_status_t backward_with(const qy_device_t *dev, const attention_t &a, q
 template <typename T, int D>
 static qy_status_t backward(const qy_device_t *dev, const attention_t &a, qy_error_t *err)
 {
-    if constexpr (D == 128) {
-        size_t bytes = tile_bytes<D>(2 * DKV_OWN + 4 * DKV_PASS) + 4 * DKV_PASS * sizeof(float);
-        if (bytes > qy_impl(dev)->shared_most)
+    if constexpr (D == 128)
+        if (dkv_bytes<D, DKV_PASS>() > qy_impl(dev)->shared_most)
             return backward_with<T, D, DQ_PASS_SMALL, DKV_PASS_SMALL>(dev, a, err);
-    }
     return backward_with<T, D, DQ_PASS, DKV_PASS>(dev, a, err);
 }
 

@@ -77,11 +77,6 @@ qy_status_t qy_cuda_step_begin(const qy_device_t *dev, qy_tensor_t *hyper, qy_te
     return QY_OK;
 }
 
-__device__ static inline float eps_of(const float *unit)
-{
-    return (float)(unit ? QY_ADAM_EPS_UNIT : QY_ADAM_EPS);
-}
-
 struct adamw_t {
     float *p, *m, *v;
     const float *g, *unit, *hyper;
@@ -93,7 +88,7 @@ struct adamw_t {
         if (hyper[QY_HYPER_SKIP] != 0.0f)
             return;
         float scale = hyper[QY_HYPER_INV_SCALE], bias2 = hyper[QY_HYPER_BIAS2];
-        float step = hyper[lr_index] / hyper[QY_HYPER_BIAS1], eps = eps_of(unit);
+        float step = hyper[lr_index] / hyper[QY_HYPER_BIAS1], eps = qy_adam_eps(unit);
         float pi[V], mi[V], vi[V], gi[V];
         load<V>(pi, p + i);
         load<V>(mi, m + i);
@@ -147,7 +142,7 @@ struct rates_t {
     __device__ rates_t(const float *h, const float *unit)
         : scale(h[QY_HYPER_INV_SCALE]), w_step(h[QY_HYPER_LR_WEIGHT] / h[QY_HYPER_BIAS1]),
           q_step(h[QY_HYPER_LR_QUANT] / h[QY_HYPER_BIAS1]), bias2(h[QY_HYPER_BIAS2]),
-          eps(eps_of(unit)), skip(h[QY_HYPER_SKIP] != 0.0f)
+          eps(qy_adam_eps(unit)), skip(h[QY_HYPER_SKIP] != 0.0f)
     {
     }
 };

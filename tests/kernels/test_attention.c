@@ -96,6 +96,19 @@ static void set_up(setup_t *s, const qy_device_t *dev, const int64_t shape[6])
     s->tlse = test_put(dev, QY_F32, 3, lse_shape, NULL);
 }
 
+/* Forward and back. */
+static void pass(setup_t *s, const qy_device_t *dev)
+{
+    qy_error_t err = {0};
+    const float scale = (float)s->a.scale;
+    test_ok(
+        qy_attention_fwd(dev, &s->to, &s->tlse, &s->tq, &s->tk, &s->tv, scale, s->a.window, &err),
+        err);
+    test_ok(qy_attention_bwd(dev, &s->tdq, &s->tdk, &s->tdv, &s->td_o, &s->to, &s->tlse, &s->tq,
+                             &s->tk, &s->tv, scale, s->a.window, &err),
+            err);
+}
+
 static void tear_down(setup_t *s, const qy_device_t *dev)
 {
     test_release_all(dev, &s->tq, &s->tk, &s->tv, &s->td_o, &s->to, &s->tlse, &s->tdq, &s->tdk,
@@ -116,16 +129,10 @@ static void check(const qy_device_t *dev, const char *what, const qy_tensor_t *t
 
 static void attention(const qy_device_t *dev)
 {
-    qy_error_t err = {0};
     for (int k = 0; k < N_CASES; k++) {
         setup_t s;
         set_up(&s, dev, cases[k]);
-        const float scale = (float)s.a.scale;
-        test_ok(qy_attention_fwd(dev, &s.to, &s.tlse, &s.tq, &s.tk, &s.tv, scale, s.a.window, &err),
-                err);
-        test_ok(qy_attention_bwd(dev, &s.tdq, &s.tdk, &s.tdv, &s.td_o, &s.to, &s.tlse, &s.tq, &s.tk,
-                                 &s.tv, scale, s.a.window, &err),
-                err);
+        pass(&s, dev);
         ref_attention_fwd(s.o, s.lse, s.q, s.k, s.v, &s.a);
         ref_attention_bwd(s.dq, s.dk, s.dv, s.d_o, s.q, s.k, s.v, &s.a);
         double dp = test_max_abs(s.d_o, s.n_q) * test_max_abs(s.v, s.n_k) * sqrt((double)s.a.d);
@@ -215,12 +222,7 @@ static double *gpu_gradients(const char *compute, const int64_t shape[6], int64_
         return NULL;
     }
     set_up(&s, dev, shape);
-    const float scale = (float)s.a.scale;
-    test_ok(qy_attention_fwd(dev, &s.to, &s.tlse, &s.tq, &s.tk, &s.tv, scale, s.a.window, &err),
-            err);
-    test_ok(qy_attention_bwd(dev, &s.tdq, &s.tdk, &s.tdv, &s.td_o, &s.to, &s.tlse, &s.tq, &s.tk,
-                             &s.tv, scale, s.a.window, &err),
-            err);
+    pass(&s, dev);
     const qy_tensor_t *all[] = {&s.tdq, &s.tdk, &s.tdv};
     double *numbers = test_zeros(s.n_q + 2 * s.n_k);
     *n = 0;
