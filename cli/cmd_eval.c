@@ -33,10 +33,10 @@ static qy_status_t open_all(eval_t *e, const char *path, const char *device, con
 {
     char plan_path[QY_PATH_MAX];
     QY_TRY(qy_path(plan_path, err, "%s/plan.json", path));
-    if (qy_file_exists(plan_path))
+    if (qy_file_exists(plan_path)) {
         QY_TRY(qy_plan_load(&e->plan, path, err));
-    if (e->plan)
         QY_TRY(qy_check_finished(e->plan, err));
+    }
     const char *model = e->plan ? e->plan->spec.model : path;
     QY_TRY(qy_model_open(&e->model, model, err));
     QY_TRY(e->plan ? qy_finished_final_norm(e->plan, e->model, err)

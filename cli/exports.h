@@ -4,7 +4,8 @@
 
 #include "jobs/plan.h"
 
-/* The stitched model must be there, and E2E-QP's last step where the plan has the phase; else ARG. */
+/* The stitched model must be there, and E2E-QP's last step where the plan has the phase; else ARG.
+ */
 qy_status_t qy_check_finished(const qy_plan_t *plan, qy_error_t *err);
 
 /* Writes the finished run as FORMAT into dir. With existing_ok a folder that is already there is
