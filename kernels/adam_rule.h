@@ -8,10 +8,10 @@
 #include "base/quant_rule.h"
 #include "kernels/optim.h"
 
-/* ε of an update whose rates are in these units; NULL: in none. */
-QY_RULE float qy_adam_eps(const float *unit)
+/* ε, by whether the update's rates are in units. */
+QY_RULE float qy_adam_eps(bool in_units)
 {
-    return (float)(unit ? QY_ADAM_EPS_UNIT : QY_ADAM_EPS);
+    return (float)(in_units ? QY_ADAM_EPS_UNIT : QY_ADAM_EPS);
 }
 
 /*
@@ -19,8 +19,8 @@ QY_RULE float qy_adam_eps(const float *unit)
  * eps: qy_adam_eps.
  * Each product and sum is rounded on its own: no fused multiply-add.
  */
-QY_RULE void qy_adam_rule(float *p, float *m, float *v, float g, float rate, float bias2,
-                          float eps, float floor)
+QY_RULE void qy_adam_rule(float *p, float *m, float *v, float g, float rate, float bias2, float eps,
+                          float floor)
 {
     const float beta1 = (float)QY_ADAM_BETA1, rest1 = (float)(1.0 - QY_ADAM_BETA1);
     const float beta2 = (float)QY_ADAM_BETA2, rest2 = (float)(1.0 - QY_ADAM_BETA2);

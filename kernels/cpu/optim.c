@@ -89,7 +89,7 @@ static QY_CLONES void adam_each(float *p, float *m, float *v, const float *g, co
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
         qy_adam_rule(p + i, m + i, v + i, g[i] * scale * unit[i], unit[i] * step, bias2,
-                     qy_adam_eps(unit), floor);
+                     qy_adam_eps(true), floor);
 }
 
 qy_status_t qy_cpu_adamw(const qy_device_t *dev, qy_tensor_t *p, qy_tensor_t *m, qy_tensor_t *v,
@@ -113,7 +113,7 @@ qy_status_t qy_cpu_adamw(const qy_device_t *dev, qy_tensor_t *p, qy_tensor_t *m,
             adam_each(p_at, m_at, v_at, g_at, qy_f32(unit) + at, count, scale, step, bias2, floor);
         else
             adam_run(p_at, m_at, v_at, g_at, count, scale, unit ? qy_f32(unit)[r] : 1.0f, step,
-                     bias2, qy_adam_eps(unit ? unit->data : NULL), floor);
+                     bias2, qy_adam_eps(unit != NULL), floor);
     }
     return QY_OK;
 }
@@ -178,7 +178,7 @@ qy_status_t qy_cpu_quant_update(const qy_device_t *dev, qy_tensor_t *w_hat, qy_q
         .w_step = h[QY_HYPER_LR_WEIGHT] / h[QY_HYPER_BIAS1],
         .q_step = h[QY_HYPER_LR_QUANT] / h[QY_HYPER_BIAS1],
         .bias2 = h[QY_HYPER_BIAS2],
-        .eps = qy_adam_eps(unit ? unit->data : NULL),
+        .eps = qy_adam_eps(unit != NULL),
         .q_max = qy_quant_max(bits),
         .n = qy_tensor_cols(&vars->w) / n_groups,
         .n_groups = n_groups,

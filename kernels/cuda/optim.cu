@@ -77,18 +77,22 @@ qy_status_t qy_cuda_step_begin(const qy_device_t *dev, qy_tensor_t *hyper, qy_te
     return QY_OK;
 }
 
-struct adamw_t {
+struct adamw_args_t {
     float *p, *m, *v;
     const float *g, *unit, *hyper;
     int64_t per_unit;
     int lr_index;
     float floor;
+};
+
+/* IN_UNITS: whether there is a unit, which ε depends on. */
+template <bool IN_UNITS> struct adamw_t : adamw_args_t {
     template <int V> __device__ void run(int64_t i) const
     {
         if (hyper[QY_HYPER_SKIP] != 0.0f)
             return;
         float scale = hyper[QY_HYPER_INV_SCALE], bias2 = hyper[QY_HYPER_BIAS2];
-        float step = hyper[lr_index] / hyper[QY_HYPER_BIAS1], eps = qy_adam_eps(unit);
+        float step = hyper[lr_index] / hyper[QY_HYPER_BIAS1];
         float pi[V], mi[V], vi[V], gi[V];
         load<V>(pi, p + i);
         load<V>(mi, m + i);
@@ -97,7 +101,8 @@ struct adamw_t {
 #pragma unroll
         for (int j = 0; j < V; j++) {
             float u = unit ? unit[(i + j) / per_unit] : 1.0f;
-            qy_adam_rule(pi + j, mi + j, vi + j, gi[j] * scale * u, u * step, bias2, eps, floor);
+            qy_adam_rule(pi + j, mi + j, vi + j, gi[j] * scale * u, u * step, bias2,
+                         qy_adam_eps(IN_UNITS), floor);
         }
         store<V>(p + i, pi);
         store<V>(m + i, mi);
@@ -110,16 +115,18 @@ qy_status_t qy_cuda_adamw(const qy_device_t *dev, qy_tensor_t *p, qy_tensor_t *m
                           int lr_index, float floor, qy_error_t *err)
 {
     int64_t n = qy_tensor_count(p);
-    const adamw_t body = {qy_data<float>(p),
-                          qy_data<float>(m),
-                          qy_data<float>(v),
-                          qy_data<float>(g),
-                          qy_data<float>(unit),
-                          qy_data<float>(hyper),
-                          unit ? n / qy_tensor_count(unit) : n,
-                          lr_index,
-                          floor};
-    return qy_each<4>(dev, n, qy_aligned(p->data, m->data, v->data, g->data), body, err);
+    bool aligned = qy_aligned(p->data, m->data, v->data, g->data);
+    const adamw_args_t args = {qy_data<float>(p),
+                               qy_data<float>(m),
+                               qy_data<float>(v),
+                               qy_data<float>(g),
+                               qy_data<float>(unit),
+                               qy_data<float>(hyper),
+                               unit ? n / qy_tensor_count(unit) : n,
+                               lr_index,
+                               floor};
+    return unit ? qy_each<4>(dev, n, aligned, adamw_t<true>{args}, err)
+                : qy_each<4>(dev, n, aligned, adamw_t<false>{args}, err);
 }
 
 /* --- quant_update ---------------------------------------------------------------------------- */
@@ -136,14 +143,18 @@ template <typename G, typename T> struct update_t {
 };
 
 /* The step's numbers, read once by each thread. */
-struct rates_t {
-    float scale, w_step, q_step, bias2, eps;
+template <bool IN_UNITS> struct rates_t {
+    float scale, w_step, q_step, bias2;
     bool skip;
-    __device__ rates_t(const float *h, const float *unit)
+    __device__ explicit rates_t(const float *h)
         : scale(h[QY_HYPER_INV_SCALE]), w_step(h[QY_HYPER_LR_WEIGHT] / h[QY_HYPER_BIAS1]),
           q_step(h[QY_HYPER_LR_QUANT] / h[QY_HYPER_BIAS1]), bias2(h[QY_HYPER_BIAS2]),
-          eps(qy_adam_eps(unit)), skip(h[QY_HYPER_SKIP] != 0.0f)
+          skip(h[QY_HYPER_SKIP] != 0.0f)
     {
+    }
+    static __device__ float eps()
+    {
+        return qy_adam_eps(IN_UNITS);
     }
 };
 
@@ -159,12 +170,14 @@ struct group_t {
     }
 
     /* outside: Σ g (1 − M); s_used: the step that the forward pass saw. */
-    __device__ void update(float ds, float outside, float s_used, const rates_t &r, int train_zero)
+    template <bool IN_UNITS>
+    __device__ void update(float ds, float outside, float s_used, const rates_t<IN_UNITS> &r,
+                           int train_zero)
     {
-        qy_adam_rule(&s, &s_m, &s_v, ds * r.scale * unit, unit * r.q_step, r.bias2, r.eps,
+        qy_adam_rule(&s, &s_m, &s_v, ds * r.scale * unit, unit * r.q_step, r.bias2, r.eps(),
                      -INFINITY);
         if (train_zero)
-            qy_adam_rule(&z, &z_m, &z_v, -s_used * outside * r.scale, r.q_step, r.bias2, r.eps,
+            qy_adam_rule(&z, &z_m, &z_v, -s_used * outside * r.scale, r.q_step, r.bias2, r.eps(),
                          -INFINITY);
     }
 
@@ -187,11 +200,11 @@ struct group_t {
  * new w_hat, so that every number passes memory once. A thread has W neighbours of every 16
  * elements: W of the partial sums that the CPU keeps.
  */
-template <typename G, typename T, int K, int W>
+template <bool IN_UNITS, int K, int W, typename G, typename T>
 static __global__ void __launch_bounds__(THREADS) update_kernel(update_t<G, T> u)
 {
     const int TEAM = QY_LANES / W;
-    const rates_t rates(u.hyper, u.unit);
+    const rates_t<IN_UNITS> rates(u.hyper);
     if (rates.skip)
         return;
     int64_t thread = blockIdx.x * (int64_t)THREADS + threadIdx.x, group = thread / TEAM;
@@ -216,7 +229,7 @@ static __global__ void __launch_bounds__(THREADS) update_kernel(update_t<G, T> u
             ds[i] += d.ds;
             outside[i] += d.outside;
             qy_adam_rule(&w[k][i], &m[k][i], &v[k][i], d.dw * rates.scale * q.unit, w_rate,
-                         rates.bias2, rates.eps, -INFINITY);
+                         rates.bias2, rates.eps(), -INFINITY);
         }
         if (mine) {
             store<W>(u.w + at + QY_LANES * k, w[k]);
@@ -241,10 +254,10 @@ static __global__ void __launch_bounds__(THREADS) update_kernel(update_t<G, T> u
 }
 
 /* 16 threads own a group of any size: gradients and w first, then w_hat from the new w. */
-template <typename G, typename T>
+template <bool IN_UNITS, typename G, typename T>
 static __global__ void __launch_bounds__(THREADS) update_any_kernel(update_t<G, T> u)
 {
-    const rates_t rates(u.hyper, u.unit);
+    const rates_t<IN_UNITS> rates(u.hyper);
     if (rates.skip)
         return;
     int64_t thread = blockIdx.x * (int64_t)THREADS + threadIdx.x, group = thread / QY_LANES;
@@ -258,7 +271,7 @@ static __global__ void __launch_bounds__(THREADS) update_any_kernel(update_t<G, 
         ds += d.ds;
         outside += d.outside;
         qy_adam_rule(u.w + i, u.w_m + i, u.w_v + i, d.dw * rates.scale * q.unit,
-                     q.unit * rates.w_step, rates.bias2, rates.eps, -INFINITY);
+                     q.unit * rates.w_step, rates.bias2, rates.eps(), -INFINITY);
     }
     q.update(lanes_sum_as_cpu(ds), lanes_sum_as_cpu(outside), s, rates, u.train_zero);
     s = qy_step_used(q.s);
@@ -270,13 +283,13 @@ static __global__ void __launch_bounds__(THREADS) update_any_kernel(update_t<G, 
         q.write(u, group);
 }
 
-template <typename G, typename T>
+template <bool IN_UNITS, typename G, typename T>
 static qy_status_t launch_update(const qy_device_t *dev, const update_t<G, T> &u, qy_error_t *err)
 {
     cudaStream_t stream = qy_stream(dev);
     bool aligned = qy_aligned(u.w, u.w_m, u.w_v, u.dw_hat, u.w_hat);
 #define LAUNCH(K, W)                                                                               \
-    QY_LAUNCH(update_kernel<G, T, K, W>                                                            \
+    QY_LAUNCH(update_kernel<IN_UNITS, K, W>                                                        \
               <<<(unsigned)qy_blocks(u.n_groups, THREADS *W / QY_LANES), THREADS, 0, stream>>>(u))
     if (aligned && u.n == 32)
         LAUNCH(2, 2);
@@ -285,7 +298,7 @@ static qy_status_t launch_update(const qy_device_t *dev, const update_t<G, T> &u
     else if (aligned && u.n == 128)
         LAUNCH(8, 2);
     else
-        QY_LAUNCH(update_any_kernel<G, T>
+        QY_LAUNCH(update_any_kernel<IN_UNITS>
                   <<<(unsigned)qy_blocks(u.n_groups, THREADS / QY_LANES), THREADS, 0, stream>>>(u));
 #undef LAUNCH
     return QY_OK;
@@ -316,7 +329,7 @@ qy_status_t qy_cuda_quant_update(const qy_device_t *dev, qy_tensor_t *w_hat, qy_
                                       n,
                                       qy_quant_max(bits),
                                       train_zero};
-            return launch_update(dev, u, err);
+            return unit ? launch_update<true>(dev, u, err) : launch_update<false>(dev, u, err);
         });
     });
 }
