@@ -211,10 +211,13 @@ static double saved_age(const qy_plan_t *plan)
                                           "streams", "model",    "e2e"};
     char path[QY_PATH_MAX];
     double newest = 0;
+    struct timespec now;
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++)
         if (qy_path(path, NULL, "%s/%s", plan->spec.run_dir, folders[i]) == QY_OK)
             look_into(path, 1, &newest);
-    return newest > 0 ? fmax(difftime(time(NULL), (time_t)newest), 0) : (double)NAN;
+    clock_gettime(CLOCK_REALTIME, &now);
+    double age = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec - newest;
+    return newest > 0 ? fmax(age, 0) : (double)NAN;
 }
 
 /* Over the workers: how fast they are, how long devices waited for disks, who has gone quiet. */
