@@ -38,7 +38,8 @@ static qy_status_t open_all(eval_t *e, const char *path, const char *device, con
         QY_TRY(qy_check_finished(e->plan, err));
     }
     const char *model = e->plan ? e->plan->spec.model : path;
-    QY_TRY(qy_model_open(&e->model, model, err));
+    QY_TRY(e->plan ? qy_plan_open_model(&e->model, e->plan, err)
+                   : qy_model_open(&e->model, path, err));
     QY_TRY(e->plan ? qy_finished_final_norm(e->plan, e->model, err)
                    : qy_exported_read(&e->exported, e->model, err));
     if (e->length > e->model->arch.max_positions)

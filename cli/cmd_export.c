@@ -30,7 +30,7 @@ static qy_status_t choose(qy_plan_t *plan, const char *formats, qy_error_t *err)
 static qy_status_t check_formats(const qy_plan_t *plan, qy_error_t *err)
 {
     qy_model_t *model = NULL;
-    QY_TRY(qy_model_open(&model, plan->spec.model, err));
+    QY_TRY(qy_plan_open_model(&model, plan, err));
     qy_status_t status = qy_plan_check_exports(plan, model, err);
     qy_model_close(&model);
     return status;

@@ -133,7 +133,7 @@ qy_status_t qy_export_of_run(const qy_plan_t *plan, const char *format, const ch
     qy_status_t status;
     QY_TRY(make_card(plan, &card, err));
     QY_TRY_GOTO(qy_spec_write(&plan->spec, &recipe, err), free_recipe);
-    QY_TRY_GOTO(qy_model_open(&model, plan->spec.model, err), free_recipe);
+    QY_TRY_GOTO(qy_plan_open_model(&model, plan, err), free_recipe);
     qy_export_t job = {.model = model,
                        .form = qy_plan_form(plan),
                        .recipe = recipe,

@@ -104,6 +104,9 @@ qy_status_t qy_plan_record(qy_plan_t *plan, qy_error_t *err);
  * is not the plan's. */
 qy_status_t qy_plan_load(qy_plan_t **out, const char *run_dir, qy_error_t *err);
 
+/* Opens the checkpoint that was planned with; QY_ERR_FORMAT where another lies there now. */
+qy_status_t qy_plan_open_model(qy_model_t **out, const qy_plan_t *plan, qy_error_t *err);
+
 /* For people: blocks, segments, tasks, peak bytes. */
 void qy_plan_print(const qy_plan_t *plan, FILE *file);
 

@@ -1,5 +1,6 @@
 /* The plan in the run directory: job.yaml and plan.json, and back. */
 #include "base/hash.h"
+#include "jobs/digest.h"
 #include "jobs/plan.h"
 #include "jobs/plan_inner.h"
 #include "jobs/store.h"
@@ -311,5 +312,25 @@ qy_status_t qy_plan_load(qy_plan_t **out, const char *run_dir, qy_error_t *err)
         *out = plan;
     else
         qy_plan_destroy(&plan);
+    return status;
+}
+
+qy_status_t qy_plan_open_model(qy_model_t **out, const qy_plan_t *plan, qy_error_t *err)
+{
+    char planned[QY_SHA256_HEX], now[QY_SHA256_HEX];
+    qy_model_t *model = NULL;
+    json_t *keys = json_loads(plan->canonical, JSON_REJECT_DUPLICATES, NULL);
+    qy_status_t status = digest_in_record(keys, "model", plan->spec.model, planned, err);
+    json_decref(keys);
+    QY_TRY(status);
+    QY_TRY(qy_model_open(&model, plan->spec.model, err));
+    status = qy_digest_model(model, now, err);
+    if (status == QY_OK && strcmp(now, planned) != 0)
+        status = qy_fail(err, QY_ERR_FORMAT, "%s: is not the checkpoint that %s was made from",
+                         plan->spec.model, plan->spec.run_dir);
+    if (status == QY_OK)
+        *out = model;
+    else
+        qy_model_close(&model);
     return status;
 }

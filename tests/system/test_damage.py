@@ -74,3 +74,12 @@ with scratch() as folder:
                 shutil.rmtree(run_dir)
     for name, kinds in counts.items():
         print(f"{name:<44} {', '.join(kinds)}")
+    # The checkpoint is another one now: what is made of the run would be a mixture of the two.
+    calm = os.path.join(folder, "calm")
+    verbs = [["export", calm, "--format", "gptq", "--output", os.path.join(folder, "out")],
+             ["eval", calm, "--text", os.path.join(folder, "short.txt"), "--sequence-length", "64"]]
+    damage(os.path.join(model, "model.safetensors"), "flip")
+    for verb in verbs:
+        code, out = run([quarry, *verb])
+        assert code == 2 and "is not the checkpoint" in out, f"{verb[0]}: exit {code}\n{out}"
+    assert not os.path.exists(os.path.join(folder, "out"))
