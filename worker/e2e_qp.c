@@ -11,6 +11,7 @@
 #include "worker/e2e_stage.h"
 #include "worker/memory.h"
 #include "worker/pipe_peers.h"
+#include "worker/watch.h"
 
 /* Largest norm of all gradients together; larger ones are scaled down to it. */
 static const float max_norm = 0.3f;
@@ -23,6 +24,7 @@ typedef struct {
     int64_t *first; /* blocks of each rank: [first[r], first[r + 1]) */
     qy_device_t *dev;
     qy_e2e_stage_t stage;
+    qy_watch_t *watch;
     int32_t *tokens;                         /* (samples, length) */
     int32_t *batch;                          /* tokens of one micro-batch */
     int64_t *order;                          /* of the epoch at hand */
@@ -344,6 +346,7 @@ static qy_status_t train(e2e_t *e, int64_t step, qy_error_t *err)
             e->last_save = qy_now_s();
             e->save_s = e->last_save - before;
         }
+        qy_watch_beat(e->watch);
         if (tell[TELL_STOP] > 0 && step + 1 < plan->e2e.steps)
             return qy_fail(err, QY_ERR_STOPPED, "stopped on request after E2E-QP's step %lld",
                            (long long)step + 1);
@@ -468,11 +471,15 @@ qy_status_t qy_e2e_run(const qy_plan_t *plan, qy_pipe_t *pipe, const qy_hooks_t 
     if (peers)
         e.pipe = peers;
     if (status == QY_OK)
+        status =
+            qy_watch_start(&e.watch, "E2E-QP", (double)plan->spec.resources.worker_timeout, err);
+    if (status == QY_OK)
         status = train(&e, step, err);
     int64_t device_bytes = e.dev ? (int64_t)qy_device_peak(e.dev) : 0;
     qy_pipe_destroy(&peers);
     if (pipe)
         pipe->release(pipe);
+    qy_watch_end(&e.watch);
     if (e.stage.dev)
         qy_e2e_stage_close(&e.stage);
     free_host(&e);

@@ -2,8 +2,9 @@
 """A task's process that crashes, is killed as by the OOM killer, or whose device fails costs one attempt of one task: the ledger
 says why, the job ends well, with the bytes of an undisturbed run. After a device failure a probe decides whether the rank goes on:
 one whose probe fails takes no more tasks and the others do the rest; with none left the run ends and says so. A rank that never
-comes up ends the launch, and so does a rank 0 that cannot begin; one that falls silent does not keep a run from its end. usage: test_faults.py QUARRY"""
-import json, os, signal, subprocess, sys, time
+comes up ends the launch, and so do a rank 0 that cannot begin and a rank that hangs in E2E-QP; one that falls silent elsewhere does not
+keep a run from its end. usage: test_faults.py QUARRY"""
+import glob, json, os, signal, subprocess, sys, time
 import launch
 from quarry_job import random_llama, results, run, same_results, scratch, write_job
 
@@ -102,6 +103,30 @@ with scratch() as folder:
     assert "silent for 5 s" in ledger(run_dir, "failed")[0]["text"] and not same_results(want, results(run_dir))
     assert not os.path.exists(os.path.join(run_dir, "lock.json"))
     print("a rank that falls silent: its task is done by another, and the launch ends with 0")
+
+    # A rank that hangs in E2E-QP, where the others wait for it: the launch ends, and the next start goes on.
+    e2e = ["e2e_qp.loss=next-token", "e2e_qp.samples=16", "e2e_qp.batch_size=4", "e2e_qp.epochs=400", "resources.worker_timeout=2"]
+    whole = write_job(folder, "whole.yaml", "whole", JOB, model=model)
+    code, out = launch.run(quarry, 1, whole, *e2e)
+    assert code == 0, f"exit {code}\n{out}"
+    job, run_dir = write_job(folder, "hang.yaml", "hang", JOB, model=model), os.path.join(folder, "hang")
+    p = launch.start(quarry, 2, job, *e2e)
+    while not glob.glob(os.path.join(run_dir, "e2e", "step-*")):
+        assert p.poll() is None, p.communicate()[0]
+        time.sleep(0.01)
+    os.kill(launch.rank_pids(job)[1], signal.SIGSTOP)
+    began = time.time()
+    try:
+        out, _ = p.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(p.pid, signal.SIGKILL)
+        sys.exit(f"a rank that hangs in E2E-QP keeps the launch from its end\n{p.communicate()[0]}")
+    took = time.time() - began
+    assert p.returncode == 1 and "E2E-QP has not got on for 2 s" in out, f"exit {p.returncode}\n{out}"
+    code, out = launch.run(quarry, 2, job, *e2e)
+    different = same_results(results(os.path.join(folder, "whole")), results(run_dir))
+    assert code == 0 and not different, f"exit {code}, differ {different}\n{out}"
+    print(f"a rank that hangs in E2E-QP: the launch ends after {took:.1f} s, the next start goes on to the same bytes")
 
     # Rank 0 alone fails: before the others are told to go on, and after that.
     run_dir = os.path.join(folder, "calm")
