@@ -192,11 +192,18 @@ static qy_status_t existing_above(char out[QY_PATH_MAX], const char *path, qy_er
     return QY_OK;
 }
 
+/* By whatever names: "model/", a link to it, "x/../model". */
+static bool are_one_folder(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 static qy_status_t check_run_dir(const qy_plan_t *plan, qy_error_t *err)
 {
     char folder[QY_PATH_MAX];
     const char *run_dir = plan->spec.run_dir;
-    if (strcmp(run_dir, plan->spec.model) == 0)
+    if (are_one_folder(run_dir, plan->spec.model))
         return qy_fail(err, QY_ERR_ARG, "run_dir: %s is the model's folder", run_dir);
     QY_TRY(existing_above(folder, run_dir, err));
     if (access(folder, R_OK | W_OK | X_OK) != 0)

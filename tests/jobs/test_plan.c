@@ -211,6 +211,7 @@ static void test_refused(void **state)
     write_file("short.txt", "In the beginning God created");
     write_file("text.pdf", "%PDF");
     write_file("file", "");
+    assert_int_equal(symlink(TINY, path_of("link")), 0);
     static const struct {
         const char *set;
         qy_status_t status;
@@ -238,6 +239,9 @@ static void test_refused(void **state)
         {"run_dir=$FOLDER/file", QY_ERR_ARG, "run_dir|file is not a folder"},
         {"run_dir=$FOLDER/file/run", QY_ERR_ARG, "run_dir|file/run"},
         {"run_dir=" TINY, QY_ERR_ARG, "the model's folder"},
+        {"run_dir=" TINY "/", QY_ERR_ARG, "the model's folder"},
+        {"run_dir=" TINY "/../tiny-llama-kjv", QY_ERR_ARG, "the model's folder"},
+        {"run_dir=$FOLDER/link", QY_ERR_ARG, "the model's folder"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         qy_plan_t *plan = NULL;
