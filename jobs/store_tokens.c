@@ -276,6 +276,8 @@ static qy_status_t make_evaluation(maker_t *maker, const qy_evaluate_spec_t *e, 
     int32_t *ids = malloc((size_t)(n * length) * sizeof *ids);
     if (!ids)
         return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for its windows", e->text);
+    if (n_prefix > n * length) /* the prefix alone may be longer than the windows */
+        n_prefix = n * length;
     memcpy(ids, prefix, (size_t)n_prefix * sizeof *ids);
     memcpy(ids + n_prefix, text->ids, (size_t)(n * length - n_prefix) * sizeof *ids);
     qy_status_t status = write_tokens(maker->plan, e->name, ids, n, length, err);

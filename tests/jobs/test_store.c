@@ -225,6 +225,58 @@ static void test_evaluation_windows(void **state)
     qy_plan_destroy(&plan);
 }
 
+/* The tiny model with a tokenizer that puts 12 tokens in front of a text. */
+static void make_prefixed(void)
+{
+    static const char none[] = "\"post_processor\": null";
+    static const char *const names[] = {"config.json", "model.safetensors"};
+    char *tokenizer = NULL, to[QY_PATH_MAX], from[QY_PATH_MAX];
+    size_t bytes;
+    OK(qy_make_dirs(path_of("prefixed"), &err));
+    for (int i = 0; i < 2; i++) {
+        OK(qy_path(to, &err, "%s/%s", path_of("prefixed"), names[i]));
+        OK(qy_path(from, &err, TINY "/%s", names[i]));
+        assert_int_equal(symlink(from, to), 0);
+    }
+    OK(qy_file_read(TINY "/tokenizer.json", 1 << 24, &tokenizer, &bytes, &err));
+    char *at = strstr(tokenizer, none);
+    assert_non_null(at);
+    FILE *file = fopen(path_of("prefixed/tokenizer.json"), "w");
+    assert_non_null(file);
+    fprintf(file, "%.*s\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [",
+            (int)(at - tokenizer), tokenizer);
+    for (int i = 0; i < 12; i++)
+        fputs("{\"SpecialToken\": {\"id\": \"<s>\"}}, ", file);
+    fprintf(file,
+            "{\"Sequence\": {\"id\": \"A\"}}], \"special_tokens\": {\"<s>\": {\"ids\": [0]}}}%s",
+            at + strlen(none));
+    assert_int_equal(fclose(file), 0);
+    free(tokenizer);
+}
+
+/* What stands in front of a text may be longer than the one window that the text fills. */
+static void test_long_prefix(void **state)
+{
+    (void)state;
+    make_prefixed();
+    write_file("one.txt", " children of");
+    const char *const sets[] = {
+        "model=$FOLDER/prefixed", "run_dir=$FOLDER/long",
+        "evaluate=[{name: one, text: $FOLDER/one.txt, sequence_length: 8}]"};
+    qy_spec_t *spec = malloc(sizeof *spec);
+    qy_plan_t *plan = NULL;
+    assert_non_null(spec);
+    OK(qy_spec_read(spec, write_file("job.yaml", job), sets, 3, &err));
+    OK(qy_plan_make(&plan, spec, 1, &err));
+    free(spec);
+    OK(qy_store_make_tokens(plan, &err));
+    int32_t *ids = read_tokens(plan, "one", 1, 8);
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(ids[i], 0);
+    free(ids);
+    qy_plan_destroy(&plan);
+}
+
 /* The first windows of e2e are the calibration's where texts agree by content and lengths agree. */
 static void test_e2e_windows(void **state)
 {
@@ -413,6 +465,7 @@ int main(void)
         cmocka_unit_test(test_e2e_last),
         cmocka_unit_test(test_calibration_windows),
         cmocka_unit_test(test_evaluation_windows),
+        cmocka_unit_test(test_long_prefix),
         cmocka_unit_test(test_e2e_windows),
         cmocka_unit_test(test_kept_and_redone),
         cmocka_unit_test(test_bad_ids),
