@@ -6,6 +6,7 @@
 #include "jobs/finished.h"
 #include "jobs/plan_inner.h"
 #include "jobs/spec_table.h"
+#include "model/gguf_encode.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -79,16 +80,31 @@ static void size_memory(qy_plan_t *plan, const counts_t *n)
         plan->host_bytes = plus(plan->host_bytes, vars_bytes(n));
 }
 
-/* All formats: dense weights in f16, or codes with steps and zero points; embedding and head in
- * f16. */
+/* A block's linear layers in ggml's blocks, which take more bits than the codes have. */
+static int64_t gguf_bytes(const qy_plan_t *plan)
+{
+    const qy_quant_form_t form = qy_plan_form(plan);
+    int64_t sum = 0;
+    for (int i = 0; i < QY_N_LINEARS; i++) {
+        const qy_linear_desc_t *d = &plan->arch.linear[i];
+        if (d->present)
+            sum = plus(sum, times(d->out, qy_gguf_row_bytes(&form, d->in)));
+    }
+    return sum;
+}
+
+/* All formats: dense weights in f16, ggml's blocks, or codes with steps and zero points; embedding
+ * and head in f16. */
 static int64_t exports_bytes(const qy_plan_t *plan, const counts_t *n)
 {
     const qy_arch_t *a = &plan->arch;
     int64_t rim = times(times(a->vocab, a->hidden), a->tied_head ? F16 : 2 * F16), sum = 0;
     for (int i = 0; i < plan->spec.n_export; i++) {
-        bool dense = strcmp(plan->spec.export_format[i], "hf") == 0;
-        int64_t block =
-            dense ? times(n->weights, F16) : plus(n->code_bytes, times(n->groups, 2 * F16));
+        const char *format = plan->spec.export_format[i];
+        int64_t block = strcmp(format, "hf") == 0 ? times(n->weights, F16)
+                        : strcmp(format, "gguf") == 0
+                            ? gguf_bytes(plan)
+                            : plus(n->code_bytes, times(n->groups, 2 * F16));
         sum = plus(sum, plus(rim, times(a->n_blocks, block)));
     }
     return sum;

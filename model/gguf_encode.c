@@ -210,12 +210,21 @@ static bool holds_form(const qy_gguf_encoder_t *e, const qy_quant_form_t *form, 
                : (least >= e->low && most <= e->high) || (-most >= e->low && -least <= e->high);
 }
 
+int64_t qy_gguf_row_bytes(const qy_quant_form_t *form, int64_t in)
+{
+    for (int i = 0; i < N_ENCODERS; i++) {
+        const qy_gguf_block_t *format = qy_gguf_block_find((uint32_t)encoders[i].type);
+        if (holds_form(&encoders[i], form, in))
+            return in / format->elements * format->bytes;
+    }
+    return 0;
+}
+
 qy_status_t qy_gguf_check_form(const qy_quant_form_t *form, const char *layer, int64_t in,
                                qy_error_t *err)
 {
-    for (int i = 0; i < N_ENCODERS; i++)
-        if (holds_form(&encoders[i], form, in))
-            return QY_OK;
+    if (qy_gguf_row_bytes(form, in) > 0)
+        return QY_OK;
     int64_t cols = qy_quant_group_cols(form, in);
     if (cols % 32 != 0)
         return qy_fail(err, QY_ERR_UNSUPPORTED,

@@ -29,6 +29,10 @@ typedef struct {
 /* The encoders from the smallest block on; NULL behind the last. */
 const qy_gguf_encoder_t *qy_gguf_encoder(int i);
 
+/* Bytes of a row of `in` columns in the smallest format that holds this form whatever its codes; 0
+ * where there is none. */
+int64_t qy_gguf_row_bytes(const qy_quant_form_t *form, int64_t in);
+
 /* UNSUPPORTED, with the nearest form that can be held, unless there is an encoder for every layer
  * of `in` columns quantized in this form, whatever its codes. */
 qy_status_t qy_gguf_check_form(const qy_quant_form_t *form, const char *layer, int64_t in,

@@ -313,6 +313,24 @@ static void test_bytes(void **state)
     assert_int_equal(plan->disk_bytes,
                      codes + 10 * 32 * 4 + 2 * save + rim + packed + rim + 6 * weights * 2);
     qy_plan_destroy(&plan);
+    /* ggml's blocks: 18 bytes for 32 weights of any 2 or 3 bits, 22 of any 4, 18 for 64 of
+     * symmetric 2 */
+    static const struct {
+        const char *set;
+        int64_t elements, bytes;
+    } blocks[] = {{"quantize.weights={bits: 2}", 32, 18},
+                  {"quantize.weights={bits: 3}", 32, 18},
+                  {"quantize.weights={bits: 4}", 32, 22},
+                  {"quantize.weights={bits: 2, symmetric: true}", 64, 18}};
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) {
+        plan = make_plan(TINY_JOB "quantize: {segments: 1}\n", blocks[i].set, 1);
+        qy_plan_t *with =
+            make_plan(TINY_JOB "quantize: {segments: 1}\nexport: [gguf]\n", blocks[i].set, 1);
+        assert_int_equal(with->disk_bytes - plan->disk_bytes,
+                         rim + 6 * weights / blocks[i].elements * blocks[i].bytes);
+        qy_plan_destroy(&with);
+        qy_plan_destroy(&plan);
+    }
     plan = make_plan(TINY_JOB, "resources={device: cuda, host_cache: 1000}", 1);
     assert_int_equal(plan->element_bytes, 2);
     assert_int_equal(plan->stream_bytes, f32 / 2);
