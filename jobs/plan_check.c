@@ -32,6 +32,10 @@ static qy_status_t check_clusters(const qy_plan_t *plan, qy_error_t *err)
     const qy_spec_t *spec = &plan->spec;
     if (spec->quantize.method != QY_METHOD_RPTQ)
         return QY_OK;
+    if (spec->quantize.weights.symmetric)
+        return qy_fail(err, QY_ERR_ARG,
+                       "quantize.weights.symmetric: true, but rptq's clusters have zero points of "
+                       "their own");
     if (spec->rptq.clusters > plan->arch.hidden || spec->rptq.clusters > plan->arch.intermediate)
         return qy_fail(err, QY_ERR_ARG, "rptq.clusters: %lld, but there are only %lld channels",
                        (long long)spec->rptq.clusters, (long long)plan->arch.hidden);

@@ -225,6 +225,8 @@ static void test_refused(void **state)
         {"e2e_qp.sequence_length=513", QY_ERR_ARG, "e2e_qp.sequence_length: 513|512"},
         {"evaluate=[{name: a, text: " TEST_DATA "/text/kjv/test.txt, sequence_length: 513}]",
          QY_ERR_ARG, "evaluate a.sequence_length: 513|512"},
+        {"quantize={method: rptq, weights: {bits: 4, symmetric: true}}", QY_ERR_ARG,
+         "quantize.weights.symmetric|rptq"},
         {"calibration.samples=1", QY_ERR_ARG, "block_ap.batch_size: 2|only 1"},
         {"e2e_qp.batch_size=9", QY_ERR_ARG, "e2e_qp.batch_size: 9|only 8"},
         {"e2e_qp.samples=3", QY_ERR_ARG, "e2e_qp.batch_size: 4|only 3"},
