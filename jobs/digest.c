@@ -105,7 +105,8 @@ qy_status_t qy_digest_tokenizer(const char *model_dir, char hex[QY_SHA256_HEX], 
 {
     if (qy_gguf_is_name(model_dir))
         return digest_header(model_dir, hex, err);
-    static const char *const pair[] = {"vocab.json", "merges.txt"};
+    /* The settings say what the pair leaves open: BOS, special tokens, a space in front. */
+    static const char *const parts[] = {"vocab.json", "merges.txt", "tokenizer_config.json"};
     char path[QY_PATH_MAX], part[QY_SHA256_HEX];
     QY_TRY(qy_path(path, err, "%s/tokenizer.json", model_dir));
     if (qy_file_exists(path))
@@ -113,8 +114,8 @@ qy_status_t qy_digest_tokenizer(const char *model_dir, char hex[QY_SHA256_HEX], 
     qy_sha256_t *h = NULL;
     QY_TRY(qy_sha256_create(&h, err));
     qy_status_t status = QY_OK;
-    for (int i = 0; i < 2 && status == QY_OK; i++) {
-        status = qy_path(path, err, "%s/%s", model_dir, pair[i]);
+    for (int i = 0; i < 3 && status == QY_OK; i++) {
+        status = qy_path(path, err, "%s/%s", model_dir, parts[i]);
         if (status != QY_OK || !qy_file_exists(path))
             continue;
         status = qy_sha256_file(path, part, err);

@@ -15,8 +15,8 @@ enum { QY_DIGEST_WHOLE = 64 << 20, QY_DIGEST_PAGE = 4096, QY_DIGEST_STRIDE = 409
 /* config.json, the tokenizer, and every shard in order. */
 qy_status_t qy_digest_model(const qy_model_t *model, char hex[QY_SHA256_HEX], qy_error_t *err);
 
-/* tokenizer.json, or vocab.json and merges.txt where that is absent; of no bytes where all are. Of
- * a GGUF file, its header. */
+/* tokenizer.json, or where that is absent vocab.json, merges.txt and tokenizer_config.json, those
+ * that are there. Of a GGUF file, its header. */
 qy_status_t qy_digest_tokenizer(const char *model_dir, char hex[QY_SHA256_HEX], qy_error_t *err);
 
 /* What the evaluation of a text depends on beside the model: its digest, the tokenizer's, the

@@ -195,6 +195,32 @@ static void test_large_shard(void **state)
     qy_st_close(&model.tensors);
 }
 
+/* All that the tokens of a pair of files depend on; where tokenizer.json is there, that alone. */
+static void test_digest_of_pair(void **state)
+{
+    (void)state;
+    char first[65], other[65];
+    static const char *const files[] = {"pair/vocab.json", "pair/merges.txt",
+                                        "pair/tokenizer_config.json"};
+    assert_int_equal(mkdir(path_of("pair"), 0777), 0);
+    write_file(files[0], "{\"a\":0,\"b\":1,\"ab\":2}");
+    write_file(files[1], "#version: 0.2\na b\n");
+    write_file(files[2], "{\"add_bos_token\": true, \"bos_token\": \"b\"}");
+    OK(qy_digest_tokenizer(path_of("pair"), first, &err));
+    for (int i = 0; i < 3; i++) {
+        touch_byte(path_of(files[i]), 5);
+        OK(qy_digest_tokenizer(path_of("pair"), other, &err));
+        touch_byte(path_of(files[i]), 5);
+        if (strcmp(first, other) == 0)
+            fail_msg("%s does not count", files[i]);
+    }
+    write_file("pair/tokenizer.json", "{}");
+    OK(qy_digest_tokenizer(path_of("pair"), first, &err));
+    touch_byte(path_of(files[2]), 5);
+    OK(qy_digest_tokenizer(path_of("pair"), other, &err));
+    assert_string_equal(first, other);
+}
+
 /* Of a GGUF file the header (configuration, tokenizer) and the data count. */
 static void test_digest_of_gguf(void **state)
 {
@@ -411,10 +437,11 @@ static void test_foreign(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_hash_keys),       cmocka_unit_test(test_hash_content),
-        cmocka_unit_test(test_large_shard),     cmocka_unit_test(test_digest_of_gguf),
-        cmocka_unit_test(test_record_and_load), cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_without_model),   cmocka_unit_test(test_foreign),
+        cmocka_unit_test(test_digest_of_pair), cmocka_unit_test(test_hash_keys),
+        cmocka_unit_test(test_hash_content),   cmocka_unit_test(test_large_shard),
+        cmocka_unit_test(test_digest_of_gguf), cmocka_unit_test(test_record_and_load),
+        cmocka_unit_test(test_resume),         cmocka_unit_test(test_without_model),
+        cmocka_unit_test(test_foreign),
     };
     return cmocka_run_group_tests(tests, open_folder, close_folder);
 }
