@@ -400,9 +400,11 @@ static double text_bytes(const char *path)
 static double tokens_s(const timing_t *t)
 {
     const qy_spec_t *spec = &t->plan->spec;
-    double bytes = t->plan->n_samples ? text_bytes(spec->calibration.text) : 0;
-    if (spec->e2e_qp.present && strcmp(spec->e2e_qp.text, spec->calibration.text) != 0)
-        bytes += text_bytes(spec->e2e_qp.text);
+    bool calibrates = t->plan->n_samples > 0;
+    double bytes = calibrates ? text_bytes(spec->calibration.text) : 0;
+    const char *e2e = spec->e2e_qp.text[0] ? spec->e2e_qp.text : spec->calibration.text;
+    if (spec->e2e_qp.present && !(calibrates && strcmp(e2e, spec->calibration.text) == 0))
+        bytes += text_bytes(e2e);
     for (int i = 0; i < spec->n_evaluate; i++)
         bytes += text_bytes(spec->evaluate[i].text);
     return t->speed->open_s + bytes / t->speed->tokenize;

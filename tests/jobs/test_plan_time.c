@@ -3,6 +3,7 @@
 #include "tests/jobs/job_files.h"
 
 #include <math.h>
+#include <sys/stat.h>
 
 /* Tiny job: 6 blocks, 8 + 2 samples of 32 tokens, 2 epochs of 4 steps, E2E-QP of 2 steps. */
 static const char job[] = TINY_JOB "e2e_qp: {batch_size: 4, micro_batch_size: 2}\n"
@@ -246,6 +247,32 @@ static void test_recorded(void **state)
     OK(qy_remove_tree(path_of("run"), &err));
 }
 
+/* Each text is tokenized once, whoever takes windows of it. */
+static void test_tokens(void **state)
+{
+    (void)state;
+    static const char text[] = TEST_DATA "/text/kjv/test.txt",
+                      other[] = TEST_DATA "/text/kjv/train.txt";
+    static const struct {
+        const char *set;
+        double test, train; /* how often each counts */
+    } cases[] = {{NULL, 1, 0},
+                 {"quantize.method=rtn", 1, 0}, /* e2e_qp's alone */
+                 {"e2e_qp.text=" TEST_DATA "/text/kjv/test.txt", 1, 0},
+                 {"e2e_qp.text=" TEST_DATA "/text/kjv/train.txt", 1, 1},
+                 {"e2e_qp.epochs=0", 1, 0}};
+    struct stat st;
+    qy_speed_t speed = endless();
+    speed.tokenize = 1000;
+    assert_int_equal(stat(text, &st), 0);
+    double test_s = (double)st.st_size / 1000;
+    assert_int_equal(stat(other, &st), 0);
+    double train_s = (double)st.st_size / 1000;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_near(phase_s(cases[i].set, 1, &speed, QY_TIME_TOKENS),
+                    cases[i].test * test_s + cases[i].train * train_s);
+}
+
 /* The cache: the newest of a device first, others kept; CPU speeds grow with threads. */
 static void test_cache(void **state)
 {
@@ -286,6 +313,7 @@ int main(void)
         cmocka_unit_test(test_pipeline), cmocka_unit_test(test_attention),
         cmocka_unit_test(test_scratch),  cmocka_unit_test(test_recorded),
         cmocka_unit_test(test_cache),    cmocka_unit_test(test_task),
+        cmocka_unit_test(test_tokens),
     };
     return cmocka_run_group_tests(tests, open_folder, close_folder);
 }
