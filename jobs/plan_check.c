@@ -4,6 +4,7 @@
 #include "jobs/plan_time.h"
 #include "jobs/spec_table.h"
 #include "model/export.h"
+#include "model/text_npy.h"
 #include "model/tokenizer.h"
 
 #include <errno.h>
@@ -75,10 +76,26 @@ static bool ends_in(const char *path, const char *suffix)
     return n > m && strcmp(path + n - m, suffix) == 0;
 }
 
-/* A token has at least one byte, so a text of fewer bytes than a window has tokens cannot do;
- * whether a longer one can is seen when it is tokenized. */
-static qy_status_t check_text(const char *what, const char *path, int64_t length, bool *tokenizes,
+/* Rows of token ids are the windows. */
+static qy_status_t check_rows(const char *what, const char *path, int64_t n, int64_t length,
                               qy_error_t *err)
+{
+    int64_t rows, cols;
+    if (qy_text_npy_shape(&rows, &cols, path, err) != QY_OK)
+        return qy_fail_in(err, "%s", what);
+    if (cols != length)
+        return qy_fail(err, QY_ERR_FORMAT, "%s: %s: rows of %lld tokens, windows of %lld wanted",
+                       what, path, (long long)cols, (long long)length);
+    if (rows < n)
+        return qy_fail(err, QY_ERR_FORMAT, "%s: %s: %lld rows, the job takes %lld", what, path,
+                       (long long)rows, (long long)n);
+    return QY_OK;
+}
+
+/* For n windows. A token has at least one byte, so a text of fewer bytes than a window has tokens
+ * cannot do; whether a longer one can is seen when it is tokenized. */
+static qy_status_t check_text(const char *what, const char *path, int64_t n, int64_t length,
+                              bool *tokenizes, qy_error_t *err)
 {
     struct stat st;
     bool ids = ends_in(path, ".npy");
@@ -93,7 +110,7 @@ static qy_status_t check_text(const char *what, const char *path, int64_t length
         return qy_fail(err, QY_ERR_FORMAT, "%s: %s: its %lld bytes hold no window of %lld tokens",
                        what, path, (long long)st.st_size, (long long)length);
     *tokenizes = *tokenizes || !ids;
-    return QY_OK;
+    return ids ? check_rows(what, path, n, length, err) : QY_OK;
 }
 
 static qy_status_t check_task(const char *what, const char *path, qy_error_t *err)
@@ -101,22 +118,25 @@ static qy_status_t check_task(const char *what, const char *path, qy_error_t *er
     bool tokenizes = false;
     if (!ends_in(path, ".jsonl"))
         return qy_fail(err, QY_ERR_UNSUPPORTED, "%s: %s: a task is a .mc.jsonl file", what, path);
-    return check_text(what, path, 1, &tokenizes, err);
+    return check_text(what, path, 1, 1, &tokenizes, err);
 }
 
 static qy_status_t check_texts(const qy_plan_t *plan, qy_error_t *err)
 {
     const qy_spec_t *spec = &plan->spec;
-    int64_t length = spec->calibration.sequence_length;
+    int64_t length = spec->calibration.sequence_length, samples = spec->calibration.samples;
     bool tokenizes = false;
     if (qy_spec_calibrates(spec))
-        QY_TRY(check_text("calibration.text", spec->calibration.text, length, &tokenizes, err));
+        QY_TRY(check_text("calibration.text", spec->calibration.text,
+                          samples + spec->calibration.validation_samples, length, &tokenizes, err));
     if (spec->e2e_qp.sequence_length)
         length = spec->e2e_qp.sequence_length;
+    if (spec->e2e_qp.samples)
+        samples = spec->e2e_qp.samples;
     if (spec->e2e_qp.present)
         QY_TRY(check_text("e2e_qp.text",
-                          spec->e2e_qp.text[0] ? spec->e2e_qp.text : spec->calibration.text, length,
-                          &tokenizes, err));
+                          spec->e2e_qp.text[0] ? spec->e2e_qp.text : spec->calibration.text,
+                          samples, length, &tokenizes, err));
     for (int i = 0; i < spec->n_evaluate; i++) {
         char what[QY_NAME_MAX + 16];
         snprintf(what, sizeof what, "evaluate %s", spec->evaluate[i].name);
@@ -126,7 +146,7 @@ static qy_status_t check_texts(const qy_plan_t *plan, qy_error_t *err)
             continue;
         }
         QY_TRY(check_length(plan, what, spec->evaluate[i].sequence_length, err));
-        QY_TRY(check_text(what, spec->evaluate[i].text, spec->evaluate[i].sequence_length,
+        QY_TRY(check_text(what, spec->evaluate[i].text, 1, spec->evaluate[i].sequence_length,
                           &tokenizes, err));
     }
     qy_tokenizer_t *tokenizer = NULL;

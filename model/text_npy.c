@@ -1,11 +1,15 @@
 #include "model/text_npy.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/file.h"
 
-enum { MAGIC_BYTES = 6, HEADER_MAX = 1 << 16, TYPES = 4 };
+enum { MAGIC_BYTES = 6, HEADER_MAX = 1 << 16, PREAMBLE_MAX = 12, TYPES = 4 };
 
 static const size_t file_bytes_max = (size_t)1 << 38;
 
@@ -150,19 +154,27 @@ static qy_status_t copy_ids(qy_text_t *out, const char *path, const char *data,
     return QY_OK;
 }
 
+/* Is there as much behind the header as it says, in a file of so many bytes? */
+static qy_status_t check_size(const layout_t *layout, const char *path, size_t bytes,
+                              qy_error_t *err)
+{
+    size_t there = bytes - layout->data, size = types[layout->type].bytes;
+    if (layout->rows < 1 || layout->cols < 1 ||
+        (uint64_t)layout->rows > there / size / (uint64_t)layout->cols ||
+        (uint64_t)layout->rows * (uint64_t)layout->cols * size != there)
+        return qy_fail(err, QY_ERR_FORMAT,
+                       "%s: a shape of %lld × %lld of %zu bytes each, but %zu "
+                       "bytes of data",
+                       path, (long long)layout->rows, (long long)layout->cols, size, there);
+    return QY_OK;
+}
+
 static qy_status_t parse(qy_text_t *out, const char *path, const char *text, size_t bytes,
                          int64_t vocab, qy_error_t *err)
 {
     layout_t layout = {0};
     QY_TRY(read_header(&layout, path, text, bytes, err));
-    size_t there = bytes - layout.data, size = types[layout.type].bytes;
-    if (layout.rows < 1 || layout.cols < 1 ||
-        (uint64_t)layout.rows > there / size / (uint64_t)layout.cols ||
-        (uint64_t)layout.rows * (uint64_t)layout.cols * size != there)
-        return qy_fail(err, QY_ERR_FORMAT,
-                       "%s: a shape of %lld × %lld of %zu bytes each, but %zu "
-                       "bytes of data",
-                       path, (long long)layout.rows, (long long)layout.cols, size, there);
+    QY_TRY(check_size(&layout, path, bytes, err));
     out->n = layout.rows * layout.cols;
     out->n_documents = layout.rows;
     out->row_length = layout.cols;
@@ -188,4 +200,37 @@ qy_status_t qy_text_read_npy(qy_text_t *out, const char *path, int64_t vocab, qy
     }
     *out = made;
     return QY_OK;
+}
+
+/* The header of an open file; its size is checked against all of it. */
+static qy_status_t peek(layout_t *out, int fd, const char *path, qy_error_t *err)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
+        return qy_fail(err, QY_ERR_IO, "%s: is not a regular file", path);
+    size_t bytes = (size_t)st.st_size, most = PREAMBLE_MAX + HEADER_MAX;
+    size_t n = bytes < most ? bytes : most;
+    char *text = malloc(n + 1);
+    if (!text)
+        return qy_fail(err, QY_ERR_MEMORY, "%s: no memory", path);
+    qy_status_t status = qy_pread(fd, path, text, n, 0, err);
+    if (status == QY_OK)
+        status = read_header(out, path, text, n, err);
+    if (status == QY_OK)
+        status = check_size(out, path, bytes, err);
+    free(text);
+    return status;
+}
+
+qy_status_t qy_text_npy_shape(int64_t *rows, int64_t *cols, const char *path, qy_error_t *err)
+{
+    layout_t layout = {0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return qy_fail(err, QY_ERR_IO, "%s: open: %s", path, strerror(errno));
+    qy_status_t status = peek(&layout, fd, path, err);
+    close(fd);
+    *rows = layout.rows;
+    *cols = layout.cols;
+    return status;
 }

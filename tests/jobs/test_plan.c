@@ -204,6 +204,58 @@ static void test_e2e_rates(void **state)
 
 /* --- refusals --------------------------------------------------------------------------------- */
 
+/* A .npy of i32 zeros whose header says this shape. */
+static void write_ids(const char *name, const char *shape, size_t n)
+{
+    char header[118], bytes[10 + sizeof header + 4096] = "\x93NUMPY\x01";
+    int used = snprintf(header, sizeof header,
+                        "{'descr': '<i4', 'fortran_order': False, 'shape': %s, }", shape);
+    bytes[8] = (char)sizeof header;
+    memset(bytes + 10, ' ', sizeof header);
+    memcpy(bytes + 10, header, (size_t)used);
+    assert_true(4 * n <= 4096);
+    OK(qy_file_write(path_of(name), bytes, 10 + sizeof header + 4 * n, &err));
+}
+
+/* Rows of token ids are the windows: 8 and 2 of 32. */
+static void test_ids(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *shape;
+        size_t n;
+        const char *words; /* NULL: taken */
+    } cases[] = {{"(10, 32)", 320, NULL},
+                 {"(11, 32)", 352, NULL},
+                 {"(9, 32)", 288, "calibration.text|9 rows, the job takes 10"},
+                 {"(10, 31)", 310, "calibration.text|rows of 31 tokens, windows of 32"},
+                 {"(10, 32)", 319, "calibration.text|10 × 32"},
+                 {"(320,)", 320, "calibration.text|(samples, length)"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        qy_plan_t *plan = NULL;
+        write_ids("ids.npy", cases[i].shape, cases[i].n);
+        qy_spec_t *spec = read_job(TINY_JOB, "calibration.text=$FOLDER/ids.npy");
+        qy_status_t status = qy_plan_make(&plan, spec, 1, &err);
+        if (cases[i].words)
+            assert_refused(cases[i].shape, status, QY_ERR_FORMAT, cases[i].words);
+        else
+            OK(status);
+        free(spec);
+        qy_plan_destroy(&plan);
+    }
+    write_file("no.npy", "ids");
+    static const char *const sets[] = {"calibration.text=$FOLDER/no.npy",
+                                       "e2e_qp={batch_size: 4, text: $FOLDER/no.npy}",
+                                       "evaluate=[{name: a, text: $FOLDER/no.npy}]"};
+    for (size_t i = 0; i < 3; i++) {
+        qy_plan_t *plan = NULL;
+        qy_spec_t *spec = read_job(TINY_JOB, sets[i]);
+        assert_refused(sets[i], qy_plan_make(&plan, spec, 1, &err), QY_ERR_FORMAT,
+                       "no.npy: is not a .npy file");
+        free(spec);
+    }
+}
+
 static void test_refused(void **state)
 {
     (void)state;
@@ -459,6 +511,7 @@ int main(void)
         cmocka_unit_test(test_auto_rates),
         cmocka_unit_test(test_e2e_rates),
         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_ids),
         cmocka_unit_test(test_read_only_run_dir),
         cmocka_unit_test(test_rtn),
         cmocka_unit_test(test_bytes),
