@@ -105,6 +105,65 @@ static const char *find_difference(const char *p)
     return wrong;
 }
 
+/* --- white space --- */
+
+/* Oniguruma's \s; PCRE2's own has U+180E as well. It ends in a range: behind one, as behind \s, a
+ * hyphen in a class means itself. */
+#define SPACES                                                                                     \
+    "\\t-\\r "                                                                                     \
+    "\\x{85}\\x{a0}\\x{1680}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}\\x{2000}-\\x{200a}"
+
+/* What stands for \s or \S, of which c is the letter; NULL: c is of another escape. */
+static const char *spaces_for(char c, bool in_class)
+{
+    if (c == 's')
+        return in_class ? SPACES : "[" SPACES "]";
+    if (c == 'S')
+        return in_class ? "\\S\\x{180e}" : "[^" SPACES "]";
+    return NULL;
+}
+
+/* Takes what at p is one thing: an escape's two characters, "[" with the "^" and "]" that belong to
+ * it, or one character. */
+static size_t step_over(const char *p, bool *in_class)
+{
+    size_t n = 1;
+    if (*p == '\\') {
+        n += p[1] != '\0';
+    } else if (*p == '[' && !*in_class) {
+        *in_class = true;
+        n += p[n] == '^';
+        n += p[n] == ']';
+    } else if (*p == ']') {
+        *in_class = false;
+    }
+    return n;
+}
+
+/* The pattern with Oniguruma's white space, which the caller frees; NULL: no memory. */
+static char *replace_spaces(const char *pattern)
+{
+    char *text = NULL;
+    size_t bytes;
+    bool in_class = false;
+    FILE *out = open_memstream(&text, &bytes);
+    if (!out)
+        return NULL;
+    for (const char *p = pattern; *p;) {
+        const char *spaces = *p == '\\' ? spaces_for(p[1], in_class) : NULL;
+        size_t n = step_over(p, &in_class);
+        if (spaces)
+            fputs(spaces, out);
+        else
+            fwrite(p, 1, n, out);
+        p += n;
+    }
+    if (fclose(out) == 0)
+        return text;
+    free(text);
+    return NULL;
+}
+
 /* --- making --- */
 
 static pcre2_code *compile(const char *pattern, bool literal, int *problem)
@@ -137,8 +196,10 @@ qy_status_t qy_pattern_create(qy_pattern_t **out, const char *pattern, bool lite
     if (!made)
         return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for a pattern", where);
     int problem = PCRE2_ERROR_NOMEMORY;
+    char *spaced = literal ? strdup(pattern) : replace_spaces(pattern);
     made->text = strdup(pattern);
-    made->code = compile(pattern, literal, &problem);
+    made->code = spaced ? compile(spaced, literal, &problem) : NULL;
+    free(spaced);
     if (!made->text || !made->code) {
         char why[128];
         pcre2_get_error_message(problem, (PCRE2_UCHAR *)why, sizeof why);

@@ -1,8 +1,8 @@
 /*
  * A pattern of a tokenizer.json, run by PCRE2 under limits. The file's patterns are written for
- * Oniguruma: what the two read differently is refused, with the pattern, and not guessed. What
- * remains: \s matches U+180E here, and characters newer than a library's Unicode are of no
- * category.
+ * Oniguruma: white space is what it is there, and what else the two read differently is refused,
+ * with the pattern, and not guessed. What remains: characters newer than a library's Unicode are of
+ * no category.
  */
 #ifndef QY_MODEL_TOKENIZER_PATTERN_H
 #define QY_MODEL_TOKENIZER_PATTERN_H

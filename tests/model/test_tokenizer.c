@@ -264,6 +264,52 @@ static void test_long_words(void **state)
     free(text);
 }
 
+/* White space is Oniguruma's: U+180E joins what U+3000 and U+0085 part. A character without a token
+ * is left out. */
+static void test_white_space_of_patterns(void **state)
+{
+    (void)state;
+    static const char *const patterns[] = {"\\\\s",    "[\\\\s]",    "[\\\\s-]", "[]\\\\s]",
+                                           "[^\\\\S]", "(?!\\\\S).", "[^\\\\S-]"};
+    static const struct {
+        const char *text;
+        int64_t n;
+    } cases[] = {{"a\xe1\xa0\x8e"
+                  "b",
+                  1},
+                 {"a\xe3\x80\x80"
+                  "b",
+                  2},
+                 {"a\xc2\x85"
+                  "b",
+                  2},
+                 {"a\xe2\x80\x8a"
+                  "b",
+                  2},
+                 {"a\xe2\x80\x8b"
+                  "b",
+                  1},
+                 {"a\x1c"
+                  "b",
+                  1},
+                 {"a\tb", 2}};
+    for (size_t i = 0; i < sizeof patterns / sizeof *patterns; i++) {
+        qy_tokenizer_t *t;
+        char file[512];
+        snprintf(file, sizeof file, REGEX("%s"), patterns[i]);
+        OK(open_text(&t, file));
+        for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+            int32_t *ids;
+            int64_t n;
+            OK(qy_tokenizer_encode(t, cases[k].text, strlen(cases[k].text), &ids, &n, &err));
+            if (n != cases[k].n)
+                fail_msg("%s: %lld tokens of text %zu", patterns[i], (long long)n, k);
+            free(ids);
+        }
+        qy_tokenizer_close(&t);
+    }
+}
+
 /* An added token that the normalizer leaves nothing of is found nowhere. */
 static void test_added_token_that_vanishes(void **state)
 {
@@ -330,6 +376,7 @@ int main(void)
         cmocka_unit_test(test_unknown_token_that_is_missing),
         cmocka_unit_test(test_ties),
         cmocka_unit_test(test_long_words),
+        cmocka_unit_test(test_white_space_of_patterns),
         cmocka_unit_test(test_added_token_that_vanishes),
         cmocka_unit_test(test_splits),
         cmocka_unit_test(test_a_whole_text),
