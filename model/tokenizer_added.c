@@ -101,18 +101,18 @@ qy_status_t qy_added_split(const qy_added_t *set, const char *text, size_t bytes
             continue;
         }
         size_t begin = at, end = at + token->bytes;
-        if (token->single_word && !stands_alone(text, bytes, begin, end)) {
-            at = end; /* what lies inside is not looked at again */
+        at =
+            end; /* the next one is sought behind its own text, among spaces that it takes in too */
+        if (token->single_word && !stands_alone(text, bytes, begin, end))
             continue;
-        }
-        if (token->lstrip)
-            begin -= qy_utf8_space_after(text + done, at - done);
+        if (token->lstrip && begin > done)
+            begin -= qy_utf8_space_after(text + done, begin - done);
         if (token->rstrip)
             end += qy_utf8_space_before(text + end, bytes - end);
         if (begin > done)
             QY_TRY(fn(context, text + done, begin - done, -1, err));
         QY_TRY(fn(context, text + begin, end - begin, token->id, err));
-        at = done = end;
+        done = end;
     }
     return bytes > done ? fn(context, text + done, bytes - done, -1, err) : QY_OK;
 }

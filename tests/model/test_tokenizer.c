@@ -264,6 +264,33 @@ static void test_long_words(void **state)
     free(text);
 }
 
+/* Spaces that an added token takes in may begin the next one: both are there. */
+static void test_added_tokens_share_spaces(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        int64_t n;
+        int32_t ids[4];
+    } cases[] = {{"a<r> b", 3, {0, 7, 8}},
+                 {"<r>   a", 3, {7, 9, 0}},
+                 {"<r>  <l>b", 4, {7, 9, 6, 1}},
+                 {"a<r> <l> b", 4, {0, 7, 6, 8}}};
+    qy_tokenizer_t *t;
+    OK(open_text(&t, "{" MODEL ",\"added_tokens\":[{\"id\":6,\"content\":\"<l>\",\"lstrip\":true},"
+                     "{\"id\":7,\"content\":\"<r>\",\"rstrip\":true},"
+                     "{\"id\":8,\"content\":\" b\"},{\"id\":9,\"content\":\"  \"}]}"));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int32_t *ids;
+        int64_t n;
+        OK(qy_tokenizer_encode(t, cases[i].text, strlen(cases[i].text), &ids, &n, &err));
+        assert_int_equal(n, cases[i].n);
+        assert_memory_equal(ids, cases[i].ids, (size_t)n * sizeof *ids);
+        free(ids);
+    }
+    qy_tokenizer_close(&t);
+}
+
 /* White space is Oniguruma's: U+180E joins what U+3000 and U+0085 part. A character without a token
  * is left out. */
 static void test_white_space_of_patterns(void **state)
@@ -376,6 +403,7 @@ int main(void)
         cmocka_unit_test(test_unknown_token_that_is_missing),
         cmocka_unit_test(test_ties),
         cmocka_unit_test(test_long_words),
+        cmocka_unit_test(test_added_tokens_share_spaces),
         cmocka_unit_test(test_white_space_of_patterns),
         cmocka_unit_test(test_added_token_that_vanishes),
         cmocka_unit_test(test_splits),
