@@ -28,6 +28,22 @@ typedef struct {
 
 /* --- what can be exported --- */
 
+/* Tensors that llama.cpp's loader of the architecture does not ask for: it takes no file with them.
+ */
+static qy_status_t check_tensors(const qy_arch_t *arch, qy_error_t *err)
+{
+    const char *name = qy_gguf_arch_name(arch);
+    if (strcmp(name, "llama") == 0)
+        return QY_OK;
+    if (arch->rope_kind == QY_ROPE_LLAMA3)
+        return qy_fail(err, QY_ERR_UNSUPPORTED,
+                       "gguf: llama.cpp has no rope of type llama3 in %s models", name);
+    if (arch->linear[QY_LINEAR_O].bias)
+        return qy_fail(err, QY_ERR_UNSUPPORTED, "gguf: llama.cpp has no bias of %s in %s models",
+                       arch->linear[QY_LINEAR_O].name, name);
+    return QY_OK;
+}
+
 static qy_status_t check(const qy_arch_t *arch, const qy_quant_form_t *form, qy_error_t *err)
 {
     if (!qy_gguf_arch_name(arch))
@@ -38,6 +54,7 @@ static qy_status_t check(const qy_arch_t *arch, const qy_quant_form_t *form, qy_
         return qy_fail(err, QY_ERR_UNSUPPORTED,
                        "gguf: llama.cpp computes no sliding window (%lld) in %s models",
                        (long long)arch->window, qy_gguf_arch_name(arch));
+    QY_TRY(check_tensors(arch, err));
     if (qy_quant_activations(form))
         return qy_fail(err, QY_ERR_UNSUPPORTED,
                        "gguf holds quantized weights only, no quantized activations");

@@ -74,8 +74,9 @@ static void test_ranges(void **state)
             float got[256], step = qy_f16_to_f32(0x2d55);
             int zero = e->code_bits ? levels - 1 : flip ? e->high : -e->low;
             for (int j = 0; j < n; j++)
-                codes[j] =
-                    (uint8_t)(j == 0 ? 0 : j == n - 1 ? levels - 1 : (7 * j + j / 11) % levels);
+                codes[j] = (uint8_t)(j == 0       ? 0
+                                     : j == n - 1 ? levels - 1
+                                                  : (7 * j + j / 11) % levels);
             qy_gguf_source_t src = {.codes = codes, .zero = zero, .step = 0x2d55};
             assert_true(e->encode(block, &src));
             format->decode(got, block);
@@ -468,6 +469,16 @@ static void test_refusals(void **state)
     form.activation_bits = 0;
     arch.window = 100;
     assert_failed(gguf->check(&arch, &form, &err), QY_ERR_UNSUPPORTED, "no sliding window (100)");
+    arch.window = 0;
+    arch.rope_kind = QY_ROPE_LLAMA3;
+    arch.linear[QY_LINEAR_O].bias = true;
+    OK(gguf->check(&arch, &form, &err));
+    arch.family = QY_FAMILY_QWEN3;
+    assert_failed(gguf->check(&arch, &form, &err), QY_ERR_UNSUPPORTED,
+                  "no rope of type llama3 in qwen3 models");
+    arch.rope_kind = QY_ROPE_LINEAR;
+    assert_failed(gguf->check(&arch, &form, &err), QY_ERR_UNSUPPORTED,
+                  "no bias of self_attn.o_proj in qwen3 models");
     qy_model_close(&f.model);
     open_fixture(&f, OPT, 4, 64, true);
     assert_failed(gguf->check(&f.model->arch, &form, &err), QY_ERR_UNSUPPORTED,
