@@ -249,9 +249,11 @@ static qy_status_t read_llama3(const config_t *c, const json_t *rope, qy_arch_t 
         return qy_fail(err, QY_ERR_FORMAT,
                        "%s: high_freq_factor %g is not above low_freq_factor %g", c->path,
                        arch->rope_high_freq, arch->rope_low_freq);
+    static const char key[] = "original_max_position_embeddings";
     const config_t inside = {.root = rope, .path = c->path};
-    return read_size(&inside, "original_max_position_embeddings", POSITIONS_MAX,
-                     arch->max_positions, &arch->rope_original_positions, err);
+    int64_t *original = &arch->rope_original_positions;
+    QY_TRY(read_size(&inside, key, POSITIONS_MAX, arch->max_positions, original, err));
+    return read_size(c, key, POSITIONS_MAX, *original, original, err); /* beside rope, it wins */
 }
 
 /* rope may be NULL: no object at all. */

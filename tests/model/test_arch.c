@@ -288,6 +288,9 @@ static void test_llama3_frequencies(void **state)
         assert_true(fabs(f[i] * 8 / pow(10000, -i / 8.0) - 1) <= 1e-14);
     OK(read_text(&a, LLAMA "," LLAMA3 "}}"));
     assert_int_equal(a.rope_original_positions, 128); /* the model's own */
+    OK(read_text(&a, LLAMA ",\"original_max_position_embeddings\":32," LLAMA3
+                           ",\"original_max_position_embeddings\":64}}"));
+    assert_int_equal(a.rope_original_positions, 32); /* beside the object, it wins */
 }
 
 static void test_rope_tables(void **state)
