@@ -275,12 +275,15 @@ static qy_status_t check_rope_object(const config_t *c, const json_t *rope, qy_e
     return QY_OK;
 }
 
-/* The 4.x pair rope_scaling + rope_theta, or rope_parameters of 5.x; rope_scaling wins. */
+/* The 4.x pair rope_scaling + rope_theta, or rope_parameters of 5.x; rope_scaling wins unless it is
+ * empty. */
 static qy_status_t read_rope(const config_t *c, qy_arch_t *arch, qy_error_t *err)
 {
-    const json_t *rope = NULL;
+    const json_t *rope = NULL, *scaling = NULL;
     QY_TRY(qy_json_object(c->root, c->path, "rope_parameters", &rope, err));
-    QY_TRY(qy_json_object(c->root, c->path, "rope_scaling", &rope, err));
+    QY_TRY(qy_json_object(c->root, c->path, "rope_scaling", &scaling, err));
+    if (json_object_size(scaling) > 0)
+        rope = scaling;
     double theta = 10000;
     QY_TRY(read_positive(c, c->root, "rope_theta", theta, &theta, err));
     arch->rope_kind = QY_ROPE_DEFAULT;

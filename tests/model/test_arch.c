@@ -253,6 +253,9 @@ static void test_rope_precedence(void **state)
          "\"rope_parameters\":{\"rope_theta\":5e5,\"rope_type\":\"default\"}",
          1e4, 2, QY_ROPE_LINEAR},
         {"\"rope_scaling\":null,\"rope_parameters\":{\"rope_theta\":5e5}", 5e5, 0, QY_ROPE_DEFAULT},
+        {"\"rope_scaling\":{},\"rope_parameters\":{\"rope_theta\":5e5,\"type\":\"linear\","
+         "\"factor\":2}",
+         5e5, 2, QY_ROPE_LINEAR},
         {"\"partial_rotary_factor\":1.0,\"rope_scaling\":{\"partial_rotary_factor\":1}", 1e4, 0,
          QY_ROPE_DEFAULT},
     };
