@@ -16,6 +16,7 @@ enum {
      * heads of a GGUF file stay whole. */
     PIECE_ELEMENTS = 1 << 18,
     PIECE_ROWS = 128,
+    HEAD_ROWS = 1024, /* of a tied head that is stored as well, compared with the embedding */
     LARGE_PAGE = 2 << 20
 };
 
@@ -97,6 +98,35 @@ static int want_outer(wanted_t list[OUTER_WANTED_MAX], const qy_arch_t *arch,
         want(list, &n, name, arch->final_norm.size, 0, &out->final_norm_bias);
     }
     return n;
+}
+
+/* --- numbers of a tensor --- */
+
+typedef void (*widen_t)(float *dst, const uint16_t *src, int64_t n);
+
+/* n half floats, which lie in the upper half of dst's bytes, become n floats: from the front, so
+ * that what is written over has been read. */
+static void widen_in_place(float *dst, int64_t n, widen_t widen)
+{
+    const char *src = (const char *)dst + 2 * n;
+    uint16_t taken[WIDEN_AT_ONCE];
+    for (int64_t i = 0, count; i < n; i += count) {
+        count = n - i < WIDEN_AT_ONCE ? n - i : WIDEN_AT_ONCE;
+        memcpy(taken, src + 2 * i, 2 * (size_t)count);
+        widen(dst + i, taken, count);
+    }
+}
+
+/* Elements [at, at + n) of a tensor, into dst. */
+static qy_status_t read_piece(const qy_model_t *m, const qy_st_entry_t *e, float *dst, int64_t at,
+                              int64_t n, qy_error_t *err)
+{
+    uint64_t first = (uint64_t)at, count = (uint64_t)n;
+    if (strcmp(e->dtype, "F32") == 0)
+        return qy_st_read(m->tensors, e, dst, 4 * first, 4 * count, err);
+    QY_TRY(qy_st_read(m->tensors, e, (char *)dst + 2 * n, 2 * first, 2 * count, err));
+    widen_in_place(dst, n, strcmp(e->dtype, "F16") == 0 ? qy_f16_widen : qy_bf16_widen);
+    return QY_OK;
 }
 
 /* --- opening --- */
@@ -192,6 +222,44 @@ static void adjust_names(qy_model_t *m)
         m->arch = bare;
 }
 
+/* Rows of head and embedding, as many as there are or evenly spread ones; numbers: room for two. */
+static qy_status_t compare_rows(const qy_model_t *m, const qy_st_entry_t *head, float *numbers,
+                                qy_error_t *err)
+{
+    const qy_arch_t *arch = &m->arch;
+    const qy_st_entry_t *embedding = qy_st_find(m->tensors, arch->embedding_name);
+    int64_t n = arch->hidden, step = (arch->vocab + HEAD_ROWS - 1) / HEAD_ROWS;
+    for (int64_t row = 0; row < arch->vocab; row += step) {
+        QY_TRY(read_piece(m, head, numbers, row * n, n, err));
+        QY_TRY(read_piece(m, embedding, numbers + n, row * n, n, err));
+        if (memcmp(numbers, numbers + n, (size_t)n * sizeof *numbers) != 0)
+            return qy_fail(err, QY_ERR_UNSUPPORTED,
+                           "%s: \"tie_word_embeddings\" is true, but %s is not %s (row %lld): "
+                           "transformers 5 computes with both, 4 with the embedding alone; set it "
+                           "to false, or leave the tensor out",
+                           m->dir, arch->head_name, arch->embedding_name, (long long)row);
+    }
+    return QY_OK;
+}
+
+/* A tied head that is stored all the same must be the embedding. */
+static qy_status_t check_tied_head(const qy_model_t *m, qy_error_t *err)
+{
+    const qy_st_entry_t *head = qy_st_find(m->tensors, m->arch.head_name);
+    if (!m->arch.tied_head || !head)
+        return QY_OK;
+    wanted_t wanted;
+    int n = 0;
+    want(&wanted, &n, m->arch.head_name, m->arch.vocab, m->arch.hidden, NULL);
+    QY_TRY(check_wanted(m, &wanted, err));
+    float *numbers = malloc(2 * (size_t)m->arch.hidden * sizeof *numbers);
+    if (!numbers)
+        return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for two rows of its head", m->dir);
+    qy_status_t status = compare_rows(m, head, numbers, err);
+    free(numbers);
+    return status;
+}
+
 static qy_status_t check_tensors(qy_model_t *m, qy_error_t *err)
 {
     adjust_names(m);
@@ -207,6 +275,7 @@ static qy_status_t check_tensors(qy_model_t *m, qy_error_t *err)
         for (int i = 0; i < n; i++)
             QY_TRY(check_wanted(m, &list[i], err));
     }
+    QY_TRY(check_tied_head(m, err));
     return check_strangers(m, err);
 }
 
@@ -274,33 +343,6 @@ qy_status_t qy_model_set_final_norm(qy_model_t *model, const float *weight, cons
 
 /* --- reading --- */
 
-typedef void (*widen_t)(float *dst, const uint16_t *src, int64_t n);
-
-/* n half floats, which lie in the upper half of dst's bytes, become n floats: from the front, so
- * that what is written over has been read. */
-static void widen_in_place(float *dst, int64_t n, widen_t widen)
-{
-    const char *src = (const char *)dst + 2 * n;
-    uint16_t taken[WIDEN_AT_ONCE];
-    for (int64_t i = 0, count; i < n; i += count) {
-        count = n - i < WIDEN_AT_ONCE ? n - i : WIDEN_AT_ONCE;
-        memcpy(taken, src + 2 * i, 2 * (size_t)count);
-        widen(dst + i, taken, count);
-    }
-}
-
-/* Elements [at, at + n) of a tensor. */
-static qy_status_t read_piece(const qy_model_t *m, const qy_st_entry_t *e, float *dst, int64_t at,
-                              int64_t n, qy_error_t *err)
-{
-    uint64_t first = (uint64_t)at, count = (uint64_t)n;
-    if (strcmp(e->dtype, "F32") == 0)
-        return qy_st_read(m->tensors, e, dst + at, 4 * first, 4 * count, err);
-    QY_TRY(qy_st_read(m->tensors, e, (char *)(dst + at) + 2 * n, 2 * first, 2 * count, err));
-    widen_in_place(dst + at, n, strcmp(e->dtype, "F16") == 0 ? qy_f16_widen : qy_bf16_widen);
-    return QY_OK;
-}
-
 /* By whole rows, which the tensors of a GGUF file are decoded by. */
 static qy_status_t read_tensor(const qy_model_t *m, const wanted_t *w, qy_error_t *err)
 {
@@ -313,7 +355,7 @@ static qy_status_t read_tensor(const qy_model_t *m, const wanted_t *w, qy_error_
     for (int64_t i = 0; i < n_pieces; i++) {
         int64_t at = i * piece, count = n - at < piece ? n - at : piece;
         qy_error_t failed;
-        qy_status_t one = read_piece(m, e, w->out->data, at, count, &failed);
+        qy_status_t one = read_piece(m, e, (float *)w->out->data + at, at, count, &failed);
         if (one != QY_OK) {
 #pragma omp critical(qy_weights)
             {

@@ -153,8 +153,8 @@ static int64_t count(const int64_t *shape, int n_dims)
     return n;
 }
 
-/* scratch/m: the golden model with one change. */
-static void write_changed(const char *golden, const change_t *change)
+/* scratch/m: the golden model with one change; what is added has the bytes of like, NULL: zeros. */
+static void write_changed_like(const char *golden, const change_t *change, const char *like)
 {
     char config[QY_PATH_MAX];
     qy_st_set_t *set;
@@ -184,7 +184,8 @@ static void write_changed(const char *golden, const change_t *change)
         size_t bytes =
             (size_t)(count(specs[i].shape, specs[i].n_dims) * qy_st_dtype_bits(specs[i].dtype) / 8);
         char *data = calloc(1, bytes);
-        const qy_st_entry_t *e = qy_st_find(set, specs[i].name);
+        bool copied = like && strcmp(specs[i].name, change->name) == 0;
+        const qy_st_entry_t *e = qy_st_find(set, copied ? like : specs[i].name);
         if (e && e->bytes == bytes)
             OK(qy_st_read(set, e, data, 0, bytes, &err));
         OK(qy_st_writer_put(writer, specs[i].name, data, bytes, &err));
@@ -192,6 +193,11 @@ static void write_changed(const char *golden, const change_t *change)
     }
     OK(qy_st_writer_finish(&writer, &err));
     qy_st_close(&set);
+}
+
+static void write_changed(const char *golden, const change_t *change)
+{
+    write_changed_like(golden, change, NULL);
 }
 
 #define Q1 "model.layers.1.self_attn.q_proj"
@@ -242,18 +248,26 @@ static void test_takes_what_does_no_harm(void **state)
     }
 }
 
-/* The config says whether the head is tied, not the tensors that are there. */
+/* The config says whether the head is tied; where it is stored all the same, it is the embedding.
+ */
 static void test_tied_is_what_the_config_says(void **state)
 {
     (void)state;
-    qy_model_t *m;
+    qy_model_t *m = NULL;
     qy_outer_weights_t w;
-    write_changed(GOLDEN("llama-biases"), &(change_t){"lm_head.weight", "BF16", 2, {80, 32}});
+    write_changed_like(GOLDEN("llama-biases"), &(change_t){"lm_head.weight", "BF16", 2, {80, 32}},
+                       "model.embed_tokens.weight");
     OK(qy_model_open(&m, scratch_path("m"), &err));
     OK(qy_outer_weights_read(&w, m, &err));
     assert_ptr_equal(w.head.data, w.embedding.data);
     qy_outer_weights_free(&w);
     qy_model_close(&m);
+    write_changed(GOLDEN("llama-biases"), &(change_t){"lm_head.weight", "BF16", 2, {80, 32}});
+    REFUSED(qy_model_open(&m, scratch_path("m"), &err), QY_ERR_UNSUPPORTED,
+            "\"tie_word_embeddings\" is true, but lm_head.weight is not model.embed_tokens.weight");
+    write_changed(GOLDEN("llama-biases"), &(change_t){"lm_head.weight", "BF16", 2, {79, 32}});
+    REFUSED(qy_model_open(&m, scratch_path("m"), &err), QY_ERR_SHAPE, "lm_head.weight is 79 × 32");
+    assert_null(m);
 }
 
 static void test_refuses_other_directories(void **state)
