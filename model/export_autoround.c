@@ -20,9 +20,11 @@ static qy_status_t check(const qy_arch_t *arch, const qy_quant_form_t *form, qy_
 static json_t *make_quantization_config(const qy_export_t *job)
 {
     const qy_quant_form_t *form = &job->form;
-    char blocks[QY_TENSOR_NAME_MAX];
-    snprintf(blocks, sizeof blocks, "%.*s", (int)strlen(job->model->arch.block_prefix) - 1,
-             job->model->arch.block_prefix); /* "model.layers." without its dot */
+    static const char root[] = "model.";
+    const char *prefix = job->model->arch.block_prefix; /* "model.layers.", or bare */
+    bool bare = strncmp(prefix, root, strlen(root)) != 0;
+    char blocks[QY_TENSOR_NAME_MAX]; /* a module's name, whose root the files may leave out */
+    snprintf(blocks, sizeof blocks, "%s%.*s", bare ? root : "", (int)strlen(prefix) - 1, prefix);
     return json_pack("{s:s, s:i, s:I, s:b, s:s, s:s, s:s, s:s, s:i}", "quant_method", "auto-round",
                      "bits", form->bits, "group_size",
                      (json_int_t)(form->group > 0 ? form->group : -1), "sym", form->symmetric,

@@ -143,6 +143,63 @@ static void check_autoround(int bits, int64_t group, bool symmetric, const char 
     qy_model_close(&f.model);
 }
 
+/* LLAMA under names without "model.", as checkpoints of the bare model have them. */
+static void write_bare(const char *model)
+{
+    enum { TENSORS_MAX = 256 };
+    static const char root[] = "model.";
+    char from[QY_PATH_MAX], to[QY_PATH_MAX], *text;
+    size_t bytes;
+    qy_st_set_t *set;
+    qy_st_writer_t *writer;
+    qy_st_spec_t specs[TENSORS_MAX];
+    OK(qy_st_open(&set, LLAMA, &err));
+    int64_t n = qy_st_count(set);
+    assert_true(n <= TENSORS_MAX);
+    for (int64_t i = 0; i < n; i++) {
+        const qy_st_entry_t *e = qy_st_at(set, i);
+        bool whole = strncmp(e->name, root, strlen(root)) != 0;
+        specs[i] = (qy_st_spec_t){.name = whole ? e->name : e->name + strlen(root),
+                                  .dtype = e->dtype,
+                                  .n_dims = e->n_dims};
+        memcpy(specs[i].shape, e->shape, sizeof specs->shape);
+    }
+    OK(qy_make_dirs(model, &err));
+    OK(qy_st_writer_create(&writer, model, specs, n, 1 << 30, &err));
+    for (int64_t i = 0; i < n; i++) {
+        const qy_st_entry_t *e = qy_st_at(set, i);
+        void *data = malloc(e->bytes);
+        OK(qy_st_read(set, e, data, 0, e->bytes, &err));
+        OK(qy_st_writer_put(writer, specs[i].name, data, e->bytes, &err));
+        free(data);
+    }
+    OK(qy_st_writer_finish(&writer, &err));
+    qy_st_close(&set);
+    OK(qy_path(from, &err, "%s/config.json", LLAMA));
+    OK(qy_path(to, &err, "%s/config.json", model));
+    OK(qy_file_read(from, 1 << 20, &text, &bytes, &err));
+    OK(qy_file_write(to, text, bytes, &err));
+    free(text);
+}
+
+/* AutoRound looks for the blocks among the modules of the whole model. */
+static void test_autoround_of_a_bare_model(void **state)
+{
+    (void)state;
+    fixture_t f;
+    char model[QY_PATH_MAX];
+    path_of(model, "bare");
+    write_bare(model);
+    open_fixture(&f, model, 4, 32, true);
+    assert_string_equal(f.model->arch.block_prefix, "layers.");
+    export_as(&f, "auto-round", "autoround");
+    json_t *own = read_json("autoround", "quantization_config.json");
+    assert_string_equal(json_string_value(json_object_get(own, "block_name_to_quantize")),
+                        "model.layers");
+    json_decref(own);
+    qy_model_close(&f.model);
+}
+
 static void test_autoround(void **state)
 {
     (void)state;
@@ -204,8 +261,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_awq),       cmocka_unit_test(test_awq_known),
-        cmocka_unit_test(test_autoround), cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_license),
+        cmocka_unit_test(test_autoround), cmocka_unit_test(test_autoround_of_a_bare_model),
+        cmocka_unit_test(test_refused),   cmocka_unit_test(test_license),
     };
     return cmocka_run_group_tests_name("export awq", tests, make_dir, remove_dir);
 }
