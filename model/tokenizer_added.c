@@ -101,8 +101,7 @@ qy_status_t qy_added_split(const qy_added_t *set, const char *text, size_t bytes
             continue;
         }
         size_t begin = at, end = at + token->bytes;
-        at =
-            end; /* the next one is sought behind its own text, among spaces that it takes in too */
+        at = end; /* the next one is sought among the spaces that it takes in, too */
         if (token->single_word && !stands_alone(text, bytes, begin, end))
             continue;
         if (token->lstrip && begin > done)
