@@ -147,13 +147,15 @@ void qy_qllm_free(qy_qllm_t *q)
 
 /* --- the full-precision pass ------------------------------------------------------------------ */
 
-/* Validation windows stay unseen. */
+/* Validation windows stay unseen, also those that share a batch with the last training windows. */
 static qy_status_t see(void *context, const qy_block_acts_t *acts, int64_t first, qy_error_t *err)
 {
     qy_qllm_t *q = context;
-    if (first + acts->batch > q->plan->spec.calibration.samples)
+    int64_t left = q->plan->spec.calibration.samples - first;
+    if (left <= 0)
         return QY_OK;
-    return qy_reassemble_see(&q->sites, acts, err);
+    qy_block_acts_t seen = qy_block_acts_narrow(acts, left < acts->batch ? left : acts->batch);
+    return qy_reassemble_see(&q->sites, &seen, err);
 }
 
 qy_status_t qy_qllm_look(qy_qllm_t *q, int64_t block, const qy_block_weights_t *weights,
