@@ -402,11 +402,14 @@ static int64_t least(int64_t a, int64_t b)
 static qy_status_t walk(segment_t *s, qy_error_t *err)
 {
     int64_t block = s->first, together = is_qllm(s) ? s->plan->spec.qllm.blocks_per_round : 1, n;
-    for (; block < s->end && is_done(s, block); block++)
-        qy_block_save_drop(s->plan, block); /* a kill may have come between */
+    while (block < s->end && is_done(s, block))
+        block++;
+    if (block < s->end) /* a round is made as a whole, from its checkpoint */
+        block -= (block - s->first) % together;
+    for (int64_t b = s->first; b < block; b++)
+        qy_block_save_drop(s->plan, b); /* a kill may have come between */
     if (block == s->end)
         return QY_OK;
-    block -= (block - s->first) % together; /* a round is made as a whole */
     QY_TRY(qy_device_take(s->work->dev, &s->memory, "segment", take, s, err));
     if (s->training) {
         if (!is_rounded(s) && !is_qllm(s))

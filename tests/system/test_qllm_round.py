@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A kill, and a stop request, inside a round of QLLM's blocks: the next start goes on after the last saved step, and the bytes are
-those of a run that nobody touched. Nor do they depend on what memory held before. usage: test_qllm_round.py QUARRY"""
+"""A kill, and a stop request, inside a round of QLLM's blocks, and a kill between its files: the next start goes on after the last
+saved step, and the bytes are those of a run that nobody touched. Nor do they depend on what memory held before. usage: test_qllm_round.py QUARRY"""
 import os, re, signal, subprocess, sys, time
 from quarry_job import random_llama, results, run, same_results, scratch, write_job
 
@@ -58,6 +58,22 @@ with scratch(memory=True) as folder:
         different = same_results(want, results(run_dir))
         assert not different, f"{name}: differ {different}"
         print(f"{name}: went on after steps {[s for _, s in went_on]} of {STEPS}; {len(want)} files equal")
+
+    # The first of a round's files is there, the others are not: the round is made again, but from its checkpoint.
+    job, run_dir = write_job(folder, "between.yaml", "between", JOB, model=model, minutes=0), os.path.join(folder, "between")
+    few = ["--set", "qllm.epochs=2"]
+    code, out = run([quarry, "run", job, "--quiet", *few], env={"QUARRY_TEST_KILL": "blocks/001.h5"})
+    assert code == -signal.SIGKILL and os.path.exists(os.path.join(run_dir, "blocks/000.h5")), f"exit {code}\n{out}"
+    code, out = run([quarry, "run", job, "--quiet", *few])
+    assert code == 0, f"exit {code}\n{out}"
+    went_on = re.findall(r"block 0 goes on after step (\d+) of 128", open(os.path.join(run_dir, "logs/rank-000.log")).read())
+    assert len(went_on) == 1, f"the round began anew: {went_on}"
+    calm = write_job(folder, "short.yaml", "short", JOB, model=model, minutes=600)
+    code, out = run([quarry, "run", calm, "--quiet", *few])
+    assert code == 0, out
+    different = same_results(results(os.path.join(folder, "short")), results(run_dir))
+    assert not different, f"between the files of a round: differ {different}"
+    print(f"between the files of a round: went on after step {went_on[0]} of 128")
 
     # The last training windows share a batch with validation windows, and are looked at all the same: memory that is never
     # written would show in the bytes.
