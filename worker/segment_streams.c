@@ -78,22 +78,42 @@ static void restore(qy_segment_streams_t *s, qy_stream_t *stream, const char *na
     }
 }
 
-/* Scratch of this run's segments that were finished elsewhere since. */
-static void sweep(const qy_plan_t *plan)
+/* All saves of a segment but those that go on, or stand, at this block (−1: all). */
+static void remove_saves(const qy_plan_t *plan, int64_t segment, int64_t but)
+{
+    int64_t ahead = but < 0 ? 0 : target_ahead(plan);
+    char path[QY_PATH_MAX];
+    for (int64_t b = plan->segment_start[segment]; b <= plan->segment_start[segment + 1]; b++) {
+        if (b != but + ahead && qy_store_stream(path, plan, segment, b, target_name, NULL) == QY_OK)
+            unlink(path);
+        if (b != but && qy_store_stream(path, plan, segment, b, input_name, NULL) == QY_OK)
+            unlink(path);
+    }
+    if (but < 0 &&
+        qy_path(path, NULL, "%s/streams/%02lld", plan->spec.run_dir, (long long)segment) == QY_OK)
+        rmdir(path);
+}
+
+static int is_finished(const qy_plan_t *plan, int64_t segment)
+{
+    char path[QY_PATH_MAX];
+    for (int64_t b = plan->segment_start[segment]; b < plan->segment_start[segment + 1]; b++)
+        if (qy_store_block(path, plan, b, NULL) != QY_OK || !qy_file_exists(path))
+            return 0;
+    return 1;
+}
+
+void qy_segment_streams_sweep(const qy_plan_t *plan)
 {
     for (int64_t k = 0; k < plan->n_segments; k++) {
-        int finished = 1;
-        for (int64_t b = plan->segment_start[k]; b < plan->segment_start[k + 1] && finished; b++) {
-            char path[QY_PATH_MAX];
-            finished = qy_store_block(path, plan, b, NULL) == QY_OK && qy_file_exists(path);
-        }
         char name[48];
+        if (!is_finished(plan, k))
+            continue;
         scratch_name(k, target_name, name);
-        if (finished)
-            qy_work_stream_remove(plan, name);
+        qy_work_stream_remove(plan, name);
         scratch_name(k, input_name, name);
-        if (finished)
-            qy_work_stream_remove(plan, name);
+        qy_work_stream_remove(plan, name);
+        remove_saves(plan, k, -1);
     }
 }
 
@@ -124,7 +144,7 @@ qy_status_t qy_segment_streams_open(qy_segment_streams_t *s, const qy_work_t *wo
                                 .segment = segment,
                                 .first = work->plan->segment_start[segment]};
     int64_t ahead = target_ahead(work->plan);
-    sweep(work->plan);
+    qy_segment_streams_sweep(work->plan);
     QY_TRY(open_one(s, target_name, &s->target, err));
     QY_TRY(open_one(s, input_name, &s->input, err));
     keep_between(s->target, s->first, block + ahead);
@@ -143,21 +163,6 @@ qy_status_t qy_segment_streams_open(qy_segment_streams_t *s, const qy_work_t *wo
     return s->first == 0 ? fill_from_tokens(s, err) : fill_from_capture(s, err);
 }
 
-/* All saves but those that go on, or stand, at this block (−1: all). */
-static void remove_saves(const qy_segment_streams_t *s, int64_t but)
-{
-    const qy_plan_t *plan = s->work->plan;
-    int64_t ahead = but < 0 ? 0 : target_ahead(plan);
-    char path[QY_PATH_MAX];
-    for (int64_t b = s->first; b <= plan->segment_start[s->segment + 1]; b++) {
-        if (b != but + ahead &&
-            qy_store_stream(path, plan, s->segment, b, target_name, NULL) == QY_OK)
-            unlink(path);
-        if (b != but && qy_store_stream(path, plan, s->segment, b, input_name, NULL) == QY_OK)
-            unlink(path);
-    }
-}
-
 /* The save that goes on is over, or is to be. */
 static void end_save(qy_segment_streams_t *s, int cancel)
 {
@@ -167,7 +172,7 @@ static void end_save(qy_segment_streams_t *s, int cancel)
         return;
     qy_status_t status = qy_streams_save_end(&s->save, cancel, &seconds, &error);
     if (status == QY_OK) {
-        remove_saves(s, s->saved_at);
+        remove_saves(s->work->plan, s->segment, s->saved_at);
         qy_log(QY_LOG_INFO,
                "segment %lld: streams saved at block %lld, beside the work in %.2f s; waited for "
                "saves %.2f s in all",
@@ -180,14 +185,9 @@ static void end_save(qy_segment_streams_t *s, int cancel)
 void qy_segment_streams_close(qy_segment_streams_t *s, int finished)
 {
     void (*const end)(qy_stream_t **) = finished ? qy_stream_discard : qy_stream_destroy;
-    char folder[QY_PATH_MAX];
     end_save(s, 1);
-    if (finished && s->work) {
-        remove_saves(s, -1);
-        if (qy_path(folder, NULL, "%s/streams/%02lld", s->work->plan->spec.run_dir,
-                    (long long)s->segment) == QY_OK)
-            rmdir(folder);
-    }
+    if (finished && s->work)
+        remove_saves(s->work->plan, s->segment, -1);
     end(&s->target);
     end(&s->input);
 }

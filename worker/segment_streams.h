@@ -29,6 +29,11 @@ qy_status_t qy_segment_streams_open(qy_segment_streams_t *s, const qy_work_t *wo
 /* finished: the segment is, so scratch and saves are removed. NULL streams are fine. */
 void qy_segment_streams_close(qy_segment_streams_t *s, int finished);
 
+/* Removes what is left of segments whose blocks are all there: of one that was killed at its very
+ * end, and of those that were finished on other nodes. Scratch is this node's, saves are the run's.
+ */
+void qy_segment_streams_sweep(const qy_plan_t *plan);
+
 /* Brings every sample of both in front of this block; loads weights into forward as it needs them.
  */
 qy_status_t qy_segment_streams_bring(qy_segment_streams_t *s, int64_t block, qy_error_t *err);

@@ -9,6 +9,7 @@
 #include "jobs/protocol.h"
 #include "worker/child.h"
 #include "worker/e2e_qp.h"
+#include "worker/segment_streams.h"
 
 /* A worker that has nothing else to say says so this often. */
 static const double alive_interval_s = 1.0;
@@ -260,6 +261,7 @@ static qy_status_t take_message(qy_server_t *s, const void *bytes, size_t n, int
         break;
     case QY_MSG_STOP:
         qy_child_destroy(&s->child);
+        qy_segment_streams_sweep(s->plan);
         *done = 1;
         break;
     default:

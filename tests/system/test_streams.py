@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Streams in scratch files, and saved to the run directory: the same bytes as in memory, also when a job that is killed
 finds them again, whole or damaged. usage: test_streams.py QUARRY"""
-import glob, os, re, signal, subprocess, sys, time
+import glob, os, re, shutil, signal, subprocess, sys, time
 from quarry_job import results, run, same_results, scratch, write_job
 
 quarry = sys.argv[1]
@@ -89,6 +89,14 @@ with scratch() as folder:
     assert logs.count("streams saved at block") >= 3 and "are not saved" not in logs, logs
     check(job, want, "saves")
 
+    # Killed when its last block is there, before its streams are removed: the next start has no work on that segment, and cleans up.
+    job = Job(folder, "late", "resources.host_cache=1", "checkpoint.recompute_minutes=0")
+    job.run(kill="blocks/005.h5")
+    assert job.files() and job.saves(), (job.files(), job.saves())
+    shutil.copy(os.path.join(calm.run_dir, "blocks/005.h5"), os.path.join(job.run_dir, "blocks"))
+    job.run()
+    check(job, want, "killed at the end of a segment")
+
     # A request to stop in the middle, then on: at random moments.
     job, stops = Job(folder, "stops", "resources.host_cache=1", "checkpoint.recompute_minutes=0"), 0
     for wait in (0.4, 0.5, 0.6, 0.7):
@@ -100,4 +108,4 @@ with scratch() as folder:
         p.wait()
     job.run()
     check(job, want, "kills at random")
-    print(f"6 kills at a commit, {stops} at random moments; compared {len(want)} files")
+    print(f"7 kills at a commit, {stops} at random moments; compared {len(want)} files")
