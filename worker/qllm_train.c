@@ -150,6 +150,10 @@ qy_status_t qy_qllm_error(qy_qllm_t *q, int64_t n_blocks, qy_stream_t *source, q
 {
     const qy_forward_t *f = q->f;
     double sum = 0;
+    if (q->training) {
+        QY_TRY(qy_stream_expect_range(source, first, n, err));
+        QY_TRY(qy_stream_expect_range(goal, first, n, err));
+    }
     for (int64_t at = 0; q->training && at < n; at += f->batch) {
         int64_t count = f->batch < n - at ? f->batch : n - at, rows = count * f->length;
         qy_tensor_t x = qy_tensor_slice(&f->x, 0, rows), y = x;

@@ -253,6 +253,7 @@ static qy_status_t walk(qy_rptq_t *r, qy_stream_t *source, pass_t *pass, qy_erro
 {
     qy_forward_t *f = r->vars->f;
     int64_t n = r->plan->spec.calibration.samples;
+    QY_TRY(qy_stream_expect_range(source, 0, n, err));
     for (int64_t at = 0; at < n; at += f->batch) {
         int64_t count = f->batch < n - at ? f->batch : n - at;
         qy_block_acts_t acts = qy_block_acts_narrow(&f->acts, count);
