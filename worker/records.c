@@ -64,8 +64,20 @@ static qy_status_t open_nameless(qy_records_t *r, const char *folder, qy_error_t
     return QY_OK;
 }
 
-qy_status_t qy_records_scratch(qy_records_t *r, const char *folder, const char *name, int direct,
-                               int *kept, qy_error_t *err)
+/* Where the file system cannot set room aside, only the length: writing then finds out. */
+static qy_status_t take_room(const qy_records_t *r, const char *folder, int64_t first,
+                             qy_error_t *err)
+{
+    off_t at = (off_t)((size_t)first * r->record_bytes), bytes = file_bytes(r) - at;
+    if (fallocate(r->fd, 0, at, bytes) != 0 &&
+        (errno != EOPNOTSUPP || ftruncate(r->fd, file_bytes(r)) != 0))
+        return qy_fail(err, QY_ERR_IO, "%s: no room for %lld bytes of scratch: %s", folder,
+                       (long long)bytes, strerror(errno));
+    return QY_OK;
+}
+
+qy_status_t qy_records_scratch(qy_records_t *r, const char *folder, const char *name, int64_t first,
+                               int direct, int *kept, qy_error_t *err)
 {
     *kept = 0;
     QY_TRY(qy_make_dirs(folder, err));
@@ -73,11 +85,7 @@ qy_status_t qy_records_scratch(qy_records_t *r, const char *folder, const char *
         QY_TRY(qy_path(r->path, err, "%s/%s", folder, name));
     if (!name || !open_named(r, kept))
         QY_TRY(open_nameless(r, folder, err));
-    /* Where the file system cannot set room aside, only the length: writing then finds out. */
-    if (!*kept && fallocate(r->fd, 0, 0, file_bytes(r)) != 0 &&
-        (errno != EOPNOTSUPP || ftruncate(r->fd, file_bytes(r)) != 0))
-        return qy_fail(err, QY_ERR_IO, "%s: no room for %lld bytes of scratch: %s", folder,
-                       (long long)file_bytes(r), strerror(errno));
+    QY_TRY(take_room(r, folder, first, err)); /* one that was kept may have begun later */
     if (direct) /* refused by file systems without it, which are then used through the page cache */
         (void)fcntl(r->fd, F_SETFL, O_DIRECT);
     return QY_OK;

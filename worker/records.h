@@ -25,13 +25,13 @@ typedef struct {
 qy_records_t qy_records_of(int64_t n, size_t sample_bytes, uint64_t seed);
 
 /*
- * Scratch in folder, with all its room taken at once. name: a file that outlives this process;
- * NULL, or where another process holds that file: one that is unlinked at once. *kept: it was there
- * already, of this size. direct: O_DIRECT where the file system takes it. IO where there is no
- * room.
+ * Scratch in folder for records [first, n), with all their room taken at once; those before it are
+ * a hole. name: a file that outlives this process; NULL, or where another process holds that file:
+ * one that is unlinked at once. *kept: it was there already, of this size. direct: O_DIRECT where
+ * the file system takes it. IO where there is no room.
  */
-qy_status_t qy_records_scratch(qy_records_t *r, const char *folder, const char *name, int direct,
-                               int *kept, qy_error_t *err);
+qy_status_t qy_records_scratch(qy_records_t *r, const char *folder, const char *name, int64_t first,
+                               int direct, int *kept, qy_error_t *err);
 /* An existing file for reading; FORMAT where its length is another. */
 qy_status_t qy_records_open(qy_records_t *r, const char *path, qy_error_t *err);
 /* A temporary file that becomes path on commit; close without commit removes it. */

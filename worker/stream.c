@@ -35,7 +35,8 @@ static qy_status_t scan(qy_stream_t *s, qy_error_t *err)
 static qy_status_t open_file(qy_stream_t *s, const qy_stream_options_t *o, qy_error_t *err)
 {
     int kept;
-    QY_TRY(qy_records_scratch(&s->records, o->scratch, o->name, !o->buffered, &kept, err));
+    QY_TRY(qy_records_scratch(&s->records, o->scratch, o->name, s->in_memory, !o->buffered, &kept,
+                              err));
     QY_TRY(qy_stream_io_create(&s->io, s->dev, &s->records, err));
     return kept ? scan(s, err) : QY_OK;
 }

@@ -100,6 +100,30 @@ static void test_damage(void **state)
     qy_device_close(&dev);
 }
 
+static int64_t room_of(const char *name)
+{
+    struct stat st;
+    assert_int_equal(stat(scratch_path(name), &st), 0);
+    assert_int_equal(st.st_size, N * RECORD);
+    return (int64_t)st.st_blocks * 512;
+}
+
+/* Samples in memory take no room in scratch; one that is opened again takes what it then needs. */
+static void test_room(void **state)
+{
+    (void)state;
+    qy_device_t *dev = test_cpu(1);
+    qy_stream_t *s = open_stream(dev, 3, "room");
+    int64_t in_file = N - modes[3].in_memory, less = room_of("room");
+    assert_true(less < (N - 1) * RECORD);
+    qy_stream_destroy(&s);
+    s = open_stream(dev, 1, "room");
+    if (less >= in_file * RECORD) /* the file system sets room aside */
+        assert_true(room_of("room") >= N * RECORD);
+    qy_stream_discard(&s);
+    qy_device_close(&dev);
+}
+
 static void test_no_room(void **state)
 {
     (void)state;
@@ -234,9 +258,8 @@ static void test_fill(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_restart), cmocka_unit_test(test_damage),
-        cmocka_unit_test(test_no_room), cmocka_unit_test(test_saves),
-        cmocka_unit_test(test_fill),
+        cmocka_unit_test(test_restart), cmocka_unit_test(test_damage), cmocka_unit_test(test_room),
+        cmocka_unit_test(test_no_room), cmocka_unit_test(test_saves),  cmocka_unit_test(test_fill),
     };
     return cmocka_run_group_tests(tests, scratch_setup, scratch_teardown);
 }
