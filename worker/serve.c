@@ -120,6 +120,8 @@ static qy_status_t answer_probed(qy_server_t *s, const qy_error_t *probe, qy_err
 {
     qy_error_t error;
     s->probing = 0;
+    if (probe->status == QY_ERR_STOPPED) /* which says nothing of the device */
+        return answer_failure(s, probe, err);
     if (probe->status == QY_OK)
         qy_fail(&error, QY_ERR_CRASHED, "%.380s; a probe finds the device at work",
                 s->device_error.text);
