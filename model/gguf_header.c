@@ -99,7 +99,7 @@ static qy_status_t take_kind(cursor_t *c, qy_gguf_text_t key, uint32_t *out, qy_
 
 static qy_status_t take_value(cursor_t *c, qy_gguf_value_t *v, qy_error_t *err)
 {
-    uint32_t kind;
+    uint32_t kind = 0;
     v->count = 1;
     QY_TRY(take_text(c, &v->key, err));
     QY_TRY(take_kind(c, v->key, &kind, err));

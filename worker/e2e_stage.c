@@ -283,7 +283,7 @@ static qy_status_t begin(qy_e2e_stage_t *s, const qy_plan_t *plan, qy_device_t *
                           .n = n,
                           .has_embedding = n > 0 && first == 0,
                           .has_head = n > 0 && first + n == model->arch.n_blocks};
-    if (n == 0) /* more ranks than blocks: this one only lends its ears */
+    if (n <= 0) /* more ranks than blocks: this one only lends its ears */
         return QY_OK;
     s->blocks = calloc((size_t)n, sizeof *s->blocks);
     s->kept = calloc((size_t)(n * n_slots), sizeof *s->kept);
