@@ -1,5 +1,8 @@
 /* quarry import: a GGUF file as a Hugging Face directory. */
+#include <errno.h>
 #include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "cli/door.h"
 #include "cli/verbs.h"
@@ -22,6 +25,10 @@ int qy_cmd_import(int argc, char **argv)
         return QY_EXIT_INPUT;
     }
     qy_error_t err = {0};
+    if (access(gguf, R_OK) != 0) {
+        qy_fail(&err, QY_ERR_IO, "%s: %s", gguf, strerror(errno));
+        return qy_door_error(&err, QY_EXIT_INPUT);
+    }
     qy_status_t status = qy_import(gguf, output, overwrite != 0, QUARRY_VERSION, &err);
     if (status == QY_OK) {
         printf("import: %s\n", output);

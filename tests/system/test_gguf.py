@@ -56,5 +56,7 @@ with scratch() as folder:
         assert a[name] == b[name], f"{name} differs"
     assert perplexity(gguf_of(file_run)) == perplexity(file_run)
 
-    quarry_run("import", TINY, "--output", os.path.join(folder, "no"), code=2)
+    for source in (TINY, os.path.join(folder, "nothing.gguf")):
+        assert source in quarry_run("import", source, "--output", os.path.join(folder, "no"), code=2)
+    assert not os.path.exists(os.path.join(folder, "no"))
     print(f"{len(a)} files")
