@@ -78,7 +78,7 @@ static qy_status_t check_target(const char *target, const char *model, bool over
     if (!qy_file_exists(target))
         return QY_OK;
     if (count_entries(target) > 0 && !overwrite)
-        return qy_fail(err, QY_ERR_ARG, "%s: is not empty; it is replaced only with overwrite",
+        return qy_fail(err, QY_ERR_ARG, "%s: is not empty; it is replaced only with --overwrite",
                        target);
     return check_ours(target, model, err);
 }

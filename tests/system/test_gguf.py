@@ -47,7 +47,7 @@ with scratch() as folder:
 
     imported = os.path.join(folder, "imported")
     quarry_run("import", file, "--output", imported)
-    assert "is not empty" in quarry_run("import", file, "--output", imported, code=2)
+    assert "--overwrite" in quarry_run("import", file, "--output", imported, code=2)
     assert perplexity(imported) == want
 
     file_run, from_folder = job(folder, "a", file), job(folder, "b", imported)
