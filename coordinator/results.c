@@ -75,8 +75,9 @@ static void print_head(FILE *file, const qy_run_state_t *s)
 {
     char a[32], b[32];
     const qy_plan_t *plan = s->plan;
-    fprintf(file, "run      %s, plan %.12s: %lld blocks in %lld segments\n", plan->spec.run_dir,
-            plan->hash, (long long)plan->arch.n_blocks, (long long)plan->n_segments);
+    fprintf(file, "run      %s, plan %.12s: %lld blocks in %lld segment%s\n", plan->spec.run_dir,
+            plan->hash, (long long)plan->arch.n_blocks, (long long)plan->n_segments,
+            plan->n_segments == 1 ? "" : "s");
     fprintf(file, "state    %s", s->state);
     if (s->locked && s->holder.live)
         fprintf(file, " on host %s, pid %lld%s%s", s->holder.host, (long long)s->holder.pid,
