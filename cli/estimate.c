@@ -111,15 +111,15 @@ static bool scratch_feeds(const verdict_t *v)
 bool qy_estimate_verdict(const qy_plan_t *plan, int64_t per_node, char *text, size_t size)
 {
     qy_speed_t speed = {0};
-    char want[32];
+    char want[32], time[32];
     const verdict_t v = {plan, per_node, text, size};
     qy_speed_find(&speed, plan->spec.resources.device, plan->spec.resources.threads, NULL);
     if (!gpu_fits(&v, &speed) || !scratch_holds(&v) || !scratch_feeds(&v) || !run_dir_holds(&v))
         return false;
     qy_plan_bytes_text(want, (plan->host_bytes + plan->cpu_bytes) * per_node);
+    qy_plan_seconds_text(time, qy_plan_total_s(plan));
     if (plan->time.device[0])
-        snprintf(text, size, "go: about %.1f h; a node needs %s of memory", //
-                 qy_plan_total_s(plan) / 3600, want);
+        snprintf(text, size, "go: about %s; a node needs %s of memory", time, want);
     else
         snprintf(text, size,
                  "go, as far as is known: a node needs %s of memory; for hours, calibrate", want);

@@ -110,6 +110,9 @@ qy_status_t qy_plan_open_model(qy_model_t **out, const qy_plan_t *plan, qy_error
 /* For people: blocks, segments, tasks, peak bytes. */
 void qy_plan_print(const qy_plan_t *plan, FILE *file);
 
+/* "2.5 h", "3.1 min", "12.0 s" */
+void qy_plan_seconds_text(char out[32], double seconds);
+
 /* "1.5 GiB" */
 void qy_plan_bytes_text(char out[32], int64_t bytes);
 

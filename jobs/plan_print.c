@@ -2,7 +2,6 @@
 #include "jobs/plan.h"
 #include "jobs/plan_inner.h"
 #include "jobs/plan_time.h"
-#include "jobs/plan_time.h"
 #include "jobs/spec_table.h"
 
 #include <inttypes.h>
@@ -158,31 +157,29 @@ static void print_bytes(const qy_plan_t *plan, FILE *file)
     fprintf(file, "\n");
 }
 
-/* "2.5 h", "3.1 min", "12 s" */
-static void print_seconds(double seconds, FILE *file)
+void qy_plan_seconds_text(char out[32], double seconds)
 {
     if (seconds >= 3600)
-        fprintf(file, "%.1f h", seconds / 3600);
+        snprintf(out, 32, "%.1f h", seconds / 3600);
     else if (seconds >= 60)
-        fprintf(file, "%.1f min", seconds / 60);
+        snprintf(out, 32, "%.1f min", seconds / 60);
     else
-        fprintf(file, "%.1f s", seconds);
+        snprintf(out, 32, "%.1f s", seconds);
 }
 
 static void print_time(const qy_plan_t *plan, FILE *file)
 {
     if (!plan->time.device[0])
         return;
-    fputs("time       about ", file);
-    print_seconds(qy_plan_total_s(plan), file);
-    fprintf(file, " with %" PRId64 " worker%s; %s, %s\n", plan->n_workers,
+    char text[32];
+    qy_plan_seconds_text(text, qy_plan_total_s(plan));
+    fprintf(file, "time       about %s with %" PRId64 " worker%s; %s, %s\n", text, plan->n_workers,
             plan->n_workers == 1 ? "" : "s", plan->time.device, plan->time.source);
     for (int i = 0; i < QY_N_TIME_PHASES; i++) {
         if (plan->time.phase_s[i] <= 0)
             continue;
-        fprintf(file, "           %-10s ", qy_time_phase_name((qy_time_phase_t)i));
-        print_seconds(plan->time.phase_s[i], file);
-        fputc('\n', file);
+        qy_plan_seconds_text(text, plan->time.phase_s[i]);
+        fprintf(file, "           %-10s %s\n", qy_time_phase_name((qy_time_phase_t)i), text);
     }
     if (plan->time.stream_bytes_per_s > 0)
         fprintf(file,
