@@ -145,6 +145,10 @@ int qy_cmd_eval(int argc, char **argv)
                                options, sizeof options / sizeof *options, &r.model, 1, &n_words);
     if (code >= 0)
         return code;
+    if (r.items && !r.n_tasks) {
+        fprintf(stderr, "quarry eval: --items: only a --task has items\n");
+        return QY_EXIT_INPUT;
+    }
     bool bos = !r.bos || strcmp(r.bos, "auto") == 0 || strcmp(r.bos, "none") == 0;
     if (n_words == 1 && r.n_texts + r.n_tasks > 0 && bos)
         return eval(&r);

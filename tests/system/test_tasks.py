@@ -120,7 +120,8 @@ def check_refused(folder):
     model = os.path.join(DATA, "models/tiny-llama-kjv")
     for arguments, words in (([model, "--task", broken], "line 1"),
                              ([model, "--task", broken + "x"], "No such file"),
-                             ([model, "--items", "x"], "--task")):
+                             ([model, "--items", "x"], "--task"),
+                             ([model, "--text", broken, "--items", "x"], "only a --task")):
         code, out = run([quarry, "eval", *arguments, "--device", "cpu"])
         assert code == 2 and words in out, out
     job = write_job(folder, run_dir="refused")
