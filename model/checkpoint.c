@@ -1,5 +1,6 @@
 #include "model/checkpoint.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,11 +12,27 @@ enum { COPY_MAX = 1 << 30, CONFIG_MAX = 16 << 20 };
 
 /* --- the configuration --- */
 
+/* A folder that was named where its GGUF file was meant, such as export writes. */
+static qy_status_t check_no_gguf(const char *model, qy_error_t *err)
+{
+    DIR *dir = opendir(model);
+    qy_status_t status = QY_OK;
+    for (const struct dirent *entry; dir && status == QY_OK && (entry = readdir(dir)) != NULL;)
+        if (qy_gguf_is_name(entry->d_name))
+            status = qy_fail(err, QY_ERR_ARG, "%s: holds no config.json, but %s: name that file",
+                             model, entry->d_name);
+    if (dir)
+        closedir(dir);
+    return status;
+}
+
 qy_status_t qy_checkpoint_config(json_t **out, char where[QY_PATH_MAX], const char *model,
                                  qy_error_t *err)
 {
     if (!qy_gguf_is_name(model)) {
         QY_TRY(qy_path(where, err, "%s/config.json", model));
+        if (!qy_file_exists(where))
+            QY_TRY(check_no_gguf(model, err));
         return qy_json_read(out, where, CONFIG_MAX, err);
     }
     qy_gguf_t *gguf;

@@ -44,6 +44,7 @@ with scratch() as folder:
     assert file.endswith("tiny-llama-kjv-Q2_0.gguf"), file
     want = perplexity(first)
     assert perplexity(file) == want, f"{perplexity(file)}, not {want}"
+    assert os.path.basename(file) in quarry_run("eval", os.path.dirname(file), "--text", text, code=2)
 
     imported = os.path.join(folder, "imported")
     quarry_run("import", file, "--output", imported)
