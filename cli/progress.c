@@ -131,7 +131,7 @@ static void print_table(const qy_plan_t *plan, const qy_ledger_t *ledger, FILE *
     int64_t dense, packed;
     char name[64];
     block_bytes(plan, &dense, &packed);
-    static const char *const names[QY_N_METHODS] = {"Block-AP", "rtn", "GPTQ", "RPTQ", "QLLM"};
+    static const char *const names[QY_N_METHODS] = {"Block-AP", "RTN", "GPTQ", "RPTQ", "QLLM"};
     snprintf(name, sizeof name, "%s w%d", names[plan->spec.quantize.method],
              (int)plan->spec.quantize.weights.bits);
     print_title(file, plan);
@@ -151,10 +151,10 @@ qy_status_t qy_print_results(const qy_plan_t *plan, FILE *file, qy_error_t *err)
     if (plan->spec.n_evaluate > 0)
         print_table(plan, ledger, file);
     qy_ledger_close(&ledger);
-    fprintf(file, "\n  run directory            %s\n", plan->spec.run_dir);
+    fprintf(file, "\n  run directory               %s\n", plan->spec.run_dir);
     for (int i = 0; i < plan->spec.n_export; i++) {
         QY_TRY(qy_export_dir(path, plan, plan->spec.export_format[i], err));
-        fprintf(file, "  exported %-15s %s\n", plan->spec.export_format[i], path);
+        fprintf(file, "  exported %-18s %s\n", plan->spec.export_format[i], path);
     }
     return QY_OK;
 }
