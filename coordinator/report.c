@@ -110,7 +110,8 @@ static void put_subtitle(FILE *out, const qy_run_state_t *s, const char *version
             plan->spec.quantize.weights.bits);
     if (plan->group)
         fprintf(out, ", groups of %" PRId64, plan->group);
-    fprintf(out, " · %" PRId64 " segments · plan %.12s · ", plan->n_segments, plan->hash);
+    fprintf(out, " · %" PRId64 " segment%s · plan %.12s · ", plan->n_segments,
+            plan->n_segments == 1 ? "" : "s", plan->hash);
     qy_chart_text(out, device[0] ? device : "no device yet");
     fputs("<br>", out);
     qy_chart_text(out, plan->spec.run_dir);

@@ -297,8 +297,9 @@ static void draw_starts(const timeline_t *t, const qy_ledger_t *ledger, double b
         if (e->kind == QY_LEDGER_START && isfinite(time))
             fprintf(t->out,
                     "<line class=\"start\" x1=\"%.1f\" y1=\"0\" x2=\"%.1f\" y2=\"%.0f\"><title>"
-                    "started %s, %" PRId64 " workers</title></line>\n",
-                    place(t, time), place(t, time), bottom, e->time, e->workers);
+                    "started %s, %" PRId64 " worker%s</title></line>\n",
+                    place(t, time), place(t, time), bottom, e->time, e->workers,
+                    e->workers == 1 ? "" : "s");
     }
 }
 
