@@ -8,7 +8,7 @@ JOBS   := $(shell nproc)
 
 PACKAGES := build-essential cmake ninja-build pkg-config python3 openmpi-bin libopenmpi-dev \
 	libhdf5-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libopenblas-dev \
-	liblapacke-dev libcmocka-dev zlib1g-dev libxxhash-dev libssl-dev python3-h5py
+	libcmocka-dev zlib1g-dev libxxhash-dev libssl-dev python3-h5py
 
 .PHONY: all deps build demo check sanitize tsan accuracy clients fuzz format install clean
 
