@@ -48,7 +48,8 @@ sanitize: deps
 tsan: deps
 	@cmake --preset tsan >/dev/null && cmake --build --preset tsan -j $(JOBS) && ctest --preset tsan -j 2
 
-# Runs the table of docs/accuracy.md and writes it anew (about an hour on two cores).
+# Runs the table of docs/accuracy.md and writes it anew: over 200 jobs, one after the other, so many hours on two cores
+# (`tests/accuracy/run.py --list` and `--only` spread them over machines).
 accuracy: build
 	@tests/accuracy/run.py --quarry $(BUILD)/quarry --write docs/accuracy.md
 
