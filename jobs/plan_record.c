@@ -282,6 +282,15 @@ static qy_status_t read_arch(qy_arch_t *arch, const qy_spec_t *spec, qy_error_t 
     return status;
 }
 
+/* Of a folder without a plan, or one whose plan cannot be looked for. */
+static qy_status_t refuse_folder(const char *run_dir, int reason, qy_error_t *err)
+{
+    return qy_fail(err, QY_ERR_IO, "%s: %s", run_dir,
+                   reason == EACCES     ? strerror(reason)
+                   : qy_is_dir(run_dir) ? "is no run directory: it has no plan.json"
+                                        : "there is no such folder");
+}
+
 qy_status_t qy_plan_load(qy_plan_t **out, const char *run_dir, qy_error_t *err)
 {
     char path[QY_PATH_MAX];
@@ -293,9 +302,7 @@ qy_status_t qy_plan_load(qy_plan_t **out, const char *run_dir, qy_error_t *err)
         return qy_fail(err, QY_ERR_MEMORY, "plan: out of memory");
     qy_status_t status = qy_path(path, err, "%s/plan.json", run_dir);
     if (status == QY_OK && !qy_file_exists(path))
-        status = qy_fail(err, QY_ERR_IO, "%s: %s", run_dir,
-                         qy_is_dir(run_dir) ? "is no run directory: it has no plan.json"
-                                            : "there is no such folder");
+        status = refuse_folder(run_dir, errno, err);
     if (status == QY_OK)
         status = open_record(&record, path, err);
     if (status == QY_OK)

@@ -106,6 +106,10 @@ with scratch() as folder:
     if os.geteuid() != 0:
         os.mkdir(os.path.join(folder, "ro"), 0o555)
         check("read-only run directory", job, "ro", sets=(f"run_dir={folder}/ro/run",))
+        os.mkdir(os.path.join(folder, "closed"), 0)
+        code, out = run([quarry, "status", os.path.join(folder, "closed")])
+        if code != 2 or "closed: Permission denied" not in out:
+            failures.append(f"status of somebody else's run: exit {code}\n    {out.strip()}")
 
     # A run directory of another plan; a key that does not alter the result is taken.
     code, out = run([quarry, "run", job, "--quiet", "--set", "e2e_qp.epochs=1"])
