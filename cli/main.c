@@ -1,11 +1,10 @@
 /* The door: finds the verb and hands over. */
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cli/door.h"
+#include "cli/settings.h"
 #include "cli/verbs.h"
 
 typedef struct {
@@ -37,23 +36,10 @@ static void usage(FILE *file)
             "started;\n75 stopped on request, run again to go on; 1 anything else.\n");
 }
 
-/*
- * Threads that wait for each other must give way: where cores are shared, OpenMP's long spinning
- * makes two threads several times slower than one. Its runtime reads this when it is loaded, so it
- * takes a restart.
- */
-static void wait_briefly(char **argv)
-{
-    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY"))
-        return;
-    setenv("GOMP_SPINCOUNT", "2000", 1);
-    execv("/proc/self/exe", argv); /* where it fails, things only go slower */
-}
-
 int main(int argc, char **argv)
 {
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error that names it, not a death */
-    wait_briefly(argv);
+    qy_settings_apply(argv);
     if (argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
         usage(stdout);
         return QY_EXIT_OK;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One and two threads give the same bytes. usage: test_same_bytes.py QUARRY"""
+"""One and two threads give the same bytes, with matrix products that use what the CPU has. usage: test_same_bytes.py QUARRY"""
 import os, sys
 from quarry_job import results, run, same_results, scratch, write_job
 
@@ -14,4 +14,7 @@ with scratch() as folder:
     assert len(made[0]) > 10
     different = same_results(*made)
     assert not different, f"1 and 2 threads differ in {different}"
+    device = open(os.path.join(folder, "run1", "device.json")).read()
+    oldest = "core Prescott" in device
+    assert not (oldest and " avx2 " in open("/proc/cpuinfo").read()) or "OPENBLAS_CORETYPE" in os.environ, device
     print(f"{len(made[0])} files equal")
