@@ -264,6 +264,8 @@ int qy_cmd_submit(int argc, char **argv)
     int code = qy_door_options(
         own, argv, "submit JOB.yaml --nodes N --gpus-per-node G [options] [-- sbatch options]",
         options, sizeof options / sizeof *options, &r.job, 1, &n_words);
+    if (code == QY_EXIT_INPUT && own == argc)
+        fprintf(stderr, "sbatch's own options stand behind \"--\", at the end\n");
     if (code >= 0)
         return code;
     if (n_words != 1) {

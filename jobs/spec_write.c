@@ -271,7 +271,7 @@ static void describe_domain(const qy_key_t *key, char *out, size_t size)
 
 void qy_spec_print_keys(FILE *file)
 {
-    const char *const format = "%-33s %-38s %-15s %-9s %-6s %s\n";
+    const char *const format = "%-33s %-49s %-15s %-13s %-6s %s\n";
     fprintf(file, format, "key", "values", "default", "unit", "result", "meaning");
     for (int i = 0; i < qy_key_count(); i++) {
         const qy_key_t *key = qy_key_at(i);
