@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -223,6 +224,25 @@ static bool are_one_folder(const char *a, const char *b)
     return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
+/* A job that a person has written, where a run puts its own. */
+static qy_status_t check_job_file(const char *run_dir, qy_error_t *err)
+{
+    char plan[QY_PATH_MAX], job[QY_PATH_MAX], head[sizeof QY_SPEC_HEADER] = "";
+    QY_TRY(qy_path(plan, err, "%s/plan.json", run_dir));
+    QY_TRY(qy_path(job, err, "%s/job.yaml", run_dir));
+    FILE *file = qy_file_exists(plan) ? NULL : fopen(job, "r");
+    if (!file)
+        return QY_OK;
+    (void)!fgets(head, sizeof head, file);
+    fclose(file);
+    return strcmp(head, QY_SPEC_HEADER) == 0
+               ? QY_OK
+               : qy_fail(err, QY_ERR_ARG,
+                         "run_dir: the run would write its own job over %s: give that file "
+                         "another name, or the run another run_dir",
+                         job);
+}
+
 static qy_status_t check_run_dir(const qy_plan_t *plan, qy_error_t *err)
 {
     char folder[QY_PATH_MAX];
@@ -232,7 +252,7 @@ static qy_status_t check_run_dir(const qy_plan_t *plan, qy_error_t *err)
     QY_TRY(existing_above(folder, run_dir, err));
     if (access(folder, R_OK | W_OK | X_OK) != 0)
         return qy_fail(err, QY_ERR_ARG, "run_dir: cannot write to %s: %s", folder, strerror(errno));
-    return QY_OK;
+    return check_job_file(run_dir, err);
 }
 
 qy_status_t qy_plan_check(const qy_plan_t *plan, const qy_model_t *model, qy_error_t *err)

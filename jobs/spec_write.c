@@ -93,6 +93,7 @@ qy_status_t qy_spec_write(const qy_spec_t *spec, char **yaml, qy_error_t *err)
     FILE *file = open_memstream(&text, &bytes);
     if (!file)
         return qy_fail(err, QY_ERR_MEMORY, "job: out of memory");
+    fputs(QY_SPEC_HEADER, file);
     qy_status_t status = write_rows(file, spec, err);
     if (fclose(file) != 0 && status == QY_OK)
         status = qy_fail(err, QY_ERR_MEMORY, "job: out of memory");

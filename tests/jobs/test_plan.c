@@ -264,6 +264,8 @@ static void test_refused(void **state)
     write_file("text.pdf", "%PDF");
     write_file("file", "");
     assert_int_equal(symlink(TINY, path_of("link")), 0);
+    assert_int_equal(mkdir(path_of("mine"), 0777), 0);
+    write_file("mine/job.yaml", "# my notes\n" TINY_JOB);
     static const struct {
         const char *set;
         qy_status_t status;
@@ -296,6 +298,7 @@ static void test_refused(void **state)
         {"run_dir=" TINY "/", QY_ERR_ARG, "the model's folder"},
         {"run_dir=" TINY "/../tiny-llama-kjv", QY_ERR_ARG, "the model's folder"},
         {"run_dir=$FOLDER/link", QY_ERR_ARG, "the model's folder"},
+        {"run_dir=$FOLDER/mine", QY_ERR_ARG, "mine/job.yaml: give that file another name"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         qy_plan_t *plan = NULL;

@@ -220,7 +220,7 @@ static void test_configs(void **state)
         if (i > 0)
             continue;
         assert_non_null(strstr(spec->run_dir, "/demo-run"));
-        memcpy(spec->run_dir, folder, sizeof folder);
+        OK(qy_path(spec->run_dir, &err, "%s", path_of("run")));
         OK(qy_plan_make(&plan, spec, 1, &err));
         qy_plan_destroy(&plan);
     }
