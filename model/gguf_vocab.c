@@ -7,7 +7,9 @@
 
 #include "model/gguf_model.h"
 
-enum { TOKENS_MAX = 1 << 24 };
+#define CHAT "tokenizer.chat_template"
+
+enum { TOKENS_MAX = 1 << 24, CHATS_MAX = 64, CHAT_KEY_MAX = 96 };
 
 /* --- look-ups --- */
 
@@ -193,10 +195,51 @@ static void set_tokens(json_t *root, const qy_gguf_vocab_t *v)
     set_token(root, "pad_token", v, v->pad);
 }
 
+/* Adds the chat template of this name, unless its key is not there. */
+static qy_status_t add_chat(json_t *chats, const qy_gguf_t *gguf, qy_gguf_text_t name,
+                            const char *key, qy_error_t *err)
+{
+    qy_gguf_text_t chat = {0};
+    QY_TRY(qy_gguf_text(gguf, key, &chat, err));
+    if (chat.n && json_array_append_new(
+                      chats, json_pack("{s:o, s:o}", "name", json_stringn(name.bytes, name.n),
+                                       "template", json_stringn(chat.bytes, chat.n))) != 0)
+        return qy_fail(err, QY_ERR_FORMAT, "%s: %s is not UTF-8", gguf->path, key);
+    return QY_OK;
+}
+
+/* The key of a template that has a name; false where that is longer than keys are. */
+static bool chat_key(char out[CHAT_KEY_MAX], qy_gguf_text_t name)
+{
+    int most = name.n < CHAT_KEY_MAX ? (int)name.n : CHAT_KEY_MAX;
+    return snprintf(out, CHAT_KEY_MAX, CHAT ".%.*s", most, name.bytes) < CHAT_KEY_MAX;
+}
+
+/* One template; or where the file lists names all of them, the one without as "default". */
+static qy_status_t set_chats(json_t *root, const qy_gguf_t *gguf, qy_error_t *err)
+{
+    static const qy_gguf_text_t first = {"default", 7};
+    const qy_gguf_value_t *names = qy_gguf_find(gguf, CHAT "s");
+    json_t *chats = json_array();
+    qy_status_t status = add_chat(chats, gguf, first, CHAT, err);
+    bool named = names && names->array && names->kind == QY_GGUF_STRING;
+    const unsigned char *at = named ? names->data : NULL;
+    for (uint64_t i = 0; named && i < names->count && i < CHATS_MAX && status == QY_OK; i++) {
+        char key[CHAT_KEY_MAX];
+        qy_gguf_text_t name = qy_gguf_next_text(&at);
+        if (chat_key(key, name))
+            status = add_chat(chats, gguf, name, key, err);
+    }
+    if (status == QY_OK && json_array_size(chats) > 0)
+        json_object_set(root, "chat_template",
+                        named ? chats : json_object_get(json_array_get(chats, 0), "template"));
+    json_decref(chats);
+    return status;
+}
+
 static qy_status_t fill_config(json_t *root, const qy_gguf_vocab_t *v, qy_error_t *err)
 {
     const qy_family_row_t *row;
-    qy_gguf_text_t chat = {0};
     json_t *added = json_object();
     char key[96];
     int64_t length = 0;
@@ -207,10 +250,7 @@ static qy_status_t fill_config(json_t *root, const qy_gguf_vocab_t *v, qy_error_
             json_object_set_new(added, key, qy_gguf_added_token(v, id));
     }
     set_tokens(root, v);
-    QY_TRY(qy_gguf_text(v->gguf, "tokenizer.chat_template", &chat, err));
-    if (chat.n && json_object_set_new(root, "chat_template", json_stringn(chat.bytes, chat.n)) != 0)
-        return qy_fail(err, QY_ERR_FORMAT, "%s: tokenizer.chat_template is not UTF-8",
-                       v->gguf->path);
+    QY_TRY(set_chats(root, v->gguf, err));
     QY_TRY(qy_gguf_family(v->gguf, &row, err));
     snprintf(key, sizeof key, "%s.context_length", row->model_type);
     QY_TRY(qy_gguf_i64(v->gguf, key, &length, err));

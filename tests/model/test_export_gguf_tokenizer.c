@@ -39,6 +39,7 @@ static qy_gguf_t *open_keys(int64_t vocab)
     qy_gguf_t *g;
     path_of(path, "keys.gguf");
     OK(qy_gguf_writer_create(&w, path, &err));
+    qy_gguf_put_string(w, "general.architecture", "llama");
     OK(put(w, vocab));
     OK(qy_gguf_writer_begin(w, &err));
     OK(qy_gguf_writer_finish(&w, &err));
@@ -264,6 +265,17 @@ static void check_text(const qy_gguf_t *g, const char *key, const char *want)
     assert_memory_equal(text.bytes, want, text.n);
 }
 
+/* What an import has in tokenizer_config.json. */
+static void check_imported(const qy_gguf_t *g, const char *want)
+{
+    json_t *config = NULL, *wanted = json_loads(want, JSON_DECODE_ANY, NULL);
+    OK(qy_gguf_tokenizer_config(&config, g, &err));
+    assert_non_null(wanted);
+    assert_true(json_equal(json_object_get(config, "chat_template"), wanted));
+    json_decref(config);
+    json_decref(wanted);
+}
+
 /* Templates by names: the default one under the usual key. */
 static void test_chat_templates(void **state)
 {
@@ -285,12 +297,16 @@ static void test_chat_templates(void **state)
     assert_memory_equal(qy_gguf_next_text(&at).bytes, "tool_use", 8);
     assert_memory_equal(qy_gguf_next_text(&at).bytes, "rag", 3);
     assert_null(qy_gguf_find(g, "tokenizer.chat_template.none"));
+    check_imported(g,
+                   "[{\"name\": \"default\", \"template\": \"{{ x }}\"}, {\"name\": \"tool_use\", "
+                   "\"template\": \"{{ y }}\"}, {\"name\": \"rag\", \"template\": \"{{ z }}\"}]");
     qy_gguf_close(&g);
 
     write_part("tokenizer_config.json", "{\"chat_template\": \"{{ one }}\"}");
     g = open_keys(3);
     check_text(g, "tokenizer.chat_template", "{{ one }}");
     assert_null(qy_gguf_find(g, "tokenizer.chat_templates"));
+    check_imported(g, "\"{{ one }}\"");
     qy_gguf_close(&g);
 }
 
