@@ -133,9 +133,10 @@ typedef struct {
 qy_status_t qy_spec_read(qy_spec_t *out, const char *path, const char *const *overrides,
                          int n_overrides, qy_error_t *err);
 
-/* The resolved spec as YAML that qy_spec_read reads back to the same struct, below QY_SPEC_HEADER, by
- * which it is known from a job that a person wrote. The caller frees. */
+/* First line of a resolved spec, by which it is known from a job that a person wrote. */
 #define QY_SPEC_HEADER "# The job as it was resolved.\n"
+
+/* The resolved spec as YAML that qy_spec_read reads back to the same struct. The caller frees. */
 qy_status_t qy_spec_write(const qy_spec_t *spec, char **yaml, qy_error_t *err);
 
 /* Result-changing keys as canonical JSON (sorted keys; texts and model by the digests given, not by
