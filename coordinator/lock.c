@@ -272,10 +272,7 @@ static void *heartbeat(void *argument)
     qy_lock_t *lock = argument;
     pthread_mutex_lock(&lock->mutex);
     while (!lock->stop) {
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_sec += HEARTBEAT_S;
-        if (pthread_cond_timedwait(&lock->wake, &lock->mutex, &until) != ETIMEDOUT)
+        if (qy_cond_wait_s(&lock->wake, &lock->mutex, HEARTBEAT_S) != ETIMEDOUT)
             continue;
         pthread_mutex_unlock(&lock->mutex);
         qy_lock_renew(lock);
@@ -287,12 +284,8 @@ static void *heartbeat(void *argument)
 
 static int start_heartbeat(qy_lock_t *lock)
 {
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_mutex_init(&lock->mutex, NULL);
-    pthread_cond_init(&lock->wake, &attributes);
-    pthread_condattr_destroy(&attributes);
+    qy_cond_init(&lock->wake);
     return qy_thread_start(&lock->thread, heartbeat, lock);
 }
 

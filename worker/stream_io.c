@@ -2,7 +2,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "base/thread.h"
@@ -12,7 +11,7 @@ enum { READERS = 2, WRITERS = 2, N_THREADS = READERS + WRITERS };
 /* Buffers: this many bytes of them, within these numbers. */
 enum { READ_BYTES = 256 << 20, WRITE_BYTES = 128 << 20, LEAST_SLOTS = 4, MOST_SLOTS = 64 };
 /* How often the user, waiting for the disk, looks whether the device has run dry. */
-enum { LOOK_NS = 500000 };
+static const double look_s = 5e-4;
 
 typedef enum { EMPTY, BUSY, FULL, FAILED } state_t;
 
@@ -168,17 +167,13 @@ static qy_status_t take_buffers(qy_stream_io_t *io, qy_error_t *err)
 qy_status_t qy_stream_io_create(qy_stream_io_t **out, const qy_device_t *dev,
                                 const qy_records_t *records, qy_error_t *err)
 {
-    pthread_condattr_t attributes;
     qy_stream_io_t *io = calloc(1, sizeof *io);
     if (!io)
         return qy_fail(err, QY_ERR_MEMORY, "stream: out of host memory");
     io->dev = dev;
     io->records = records;
     pthread_mutex_init(&io->lock, NULL);
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&io->changed, &attributes);
-    pthread_condattr_destroy(&attributes);
+    qy_cond_init(&io->changed);
     qy_status_t status = take_buffers(io, err);
     if (status == QY_OK)
         status = start_threads(io, err);
@@ -218,16 +213,9 @@ void qy_stream_io_destroy(qy_stream_io_t **pointer)
 /* Waits for a thread to have done something. */
 static void wait_for_change(qy_stream_io_t *io)
 {
-    struct timespec until;
     int idle = qy_device_idle(io->dev);
     double began = qy_now_s();
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += LOOK_NS;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_nsec -= 1000000000;
-        until.tv_sec++;
-    }
-    pthread_cond_timedwait(&io->changed, &io->lock, &until);
+    qy_cond_wait_s(&io->changed, &io->lock, look_s);
     if (idle)
         io->stall_s += qy_now_s() - began;
 }

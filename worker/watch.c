@@ -4,7 +4,6 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -57,12 +56,7 @@ static void *run(void *argument)
     pthread_mutex_lock(&w->lock);
     w->looked = qy_now_s();
     while (!w->ending) {
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        double at = (double)until.tv_nsec * 1e-9 + interval_s(w);
-        until.tv_sec += (time_t)at;
-        until.tv_nsec = (long)((at - floor(at)) * 1e9);
-        pthread_cond_timedwait(&w->end, &w->lock, &until);
+        qy_cond_wait_s(&w->end, &w->lock, interval_s(w));
         count(w);
         if (!w->ending && w->begun && w->quiet_s > fmax(w->least_s, QY_WATCH_TIMES * w->longest_s))
             give_up(w);
@@ -74,16 +68,12 @@ static void *run(void *argument)
 qy_status_t qy_watch_start(qy_watch_t **out, const char *what, double least_s, qy_error_t *err)
 {
     qy_watch_t *w = calloc(1, sizeof *w);
-    pthread_condattr_t monotonic;
     if (!w)
         return qy_fail(err, QY_ERR_MEMORY, "%s: no memory for its watch", what);
     snprintf(w->what, sizeof w->what, "%s", what);
     w->least_s = least_s;
     pthread_mutex_init(&w->lock, NULL);
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&w->end, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    qy_cond_init(&w->end);
     if (qy_thread_start(&w->thread, run, w) != 0) {
         pthread_cond_destroy(&w->end);
         pthread_mutex_destroy(&w->lock);
